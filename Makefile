@@ -1,0 +1,63 @@
+# netdump-bench. `make` by itself tells what there is.
+#
+# Whatever needs Python makes a virtual environment in .venv first, from constraints.txt, and again
+# whenever pyproject.toml or constraints.txt has changed. PYTHON=... chooses the interpreter.
+
+SHELL    := /bin/bash
+VENV     := .venv
+BENCH    := $(VENV)/bin/python -m bench
+SETUP    := scripts/make-venv $(VENV)
+INPUTS   := pyproject.toml constraints.txt scripts/make-venv
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help scenario list doctor test lint bench serve clean
+
+help:
+	@echo 'make scenario NAME=promisc-panic [TIER=tap|sim] [SEED=1] [PROFILE=netdump2]'
+	@echo '                 play a scenario and print its verdict'
+	@echo 'make list        the scenarios that there are'
+	@echo 'make doctor      what this machine can play, and what it lacks'
+	@echo 'make serve ARGS="--bind 0.0.0.0 --dumpdir DIR"'
+	@echo '                 the dump server by itself, for a real network'
+	@echo 'make test        all tests        make lint    ruff, mypy, import-linter'
+	@echo 'make bench       MB/s of each tier and profile, next to tftpd-hpa'
+	@echo 'make clean       remove run folders, caches and the virtual environment'
+
+# What a scenario needs, and what development needs besides: one environment, two stages.
+$(VENV)/.ready: $(INPUTS)
+	@$(SETUP)
+
+$(VENV)/.ready-dev: $(INPUTS)
+	@$(SETUP) dev
+
+scenario: $(VENV)/.ready
+	@if [ -z '$(NAME)' ]; then \
+	    echo 'which one? make scenario NAME=...' >&2; $(BENCH) list >&2; exit 2; \
+	fi; \
+	$(BENCH) run '$(NAME)' $(if $(TIER),--tier '$(TIER)') $(if $(SEED),--seed '$(SEED)') \
+	    $(if $(PROFILE),--profile '$(PROFILE)')
+
+list doctor: $(VENV)/.ready
+	@$(BENCH) $@
+
+serve: $(VENV)/.ready
+	@$(BENCH) serve $(ARGS)
+
+bench: $(VENV)/.ready
+	@$(VENV)/bin/python -m bench.measure $(ARGS)
+
+test: $(VENV)/.ready-dev
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf runs $(VENV) build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,141 @@
+"""The board: a NIC soldered to a machine, plugged into a wire, all on one clock.
+
+In hardware everything runs at once. Here the NIC and the wire get their turn at three places, and
+at no other: when the driver writes a register, when the CPU waits (DELAY), and when the driver
+polls. Between two turns no time passes for the hardware, so in ``sim`` a run is a pure function of
+its inputs; and one turn moves whole batches, so that it costs what a frame would.
+
+The order within a turn is the order of cause and effect: what the NIC has put on the wire by now,
+what the far end makes of it, what reaches the NIC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from bench.clock import Clock
+from bench.wire.contracts import Wire
+from netdump.contracts import Event, FrameBlock, TxBatch
+from nic_models.e1000.registers import Reg
+from nic_models.frames import Frames
+
+
+class Device(Protocol):
+    """A NIC's silicon: registers on one side, a PHY on the other."""
+
+    def read32(self, offset: int) -> int: ...
+
+    def write32(self, offset: int, value: int) -> None: ...
+
+    def transmit(self, now_ns: int) -> Frames: ...
+
+    def receive(self, frames: Frames) -> None: ...
+
+
+class Driver(Protocol):
+    """The kernel's code for it: the four debugnet methods."""
+
+    @property
+    def mac(self) -> bytes: ...
+
+    @property
+    def mtu(self) -> int: ...
+
+    def link_up(self) -> bool: ...
+
+    def event(self, what: Event) -> None: ...
+
+    def transmit(self, batch: TxBatch) -> int: ...
+
+    def poll(self, budget: int) -> FrameBlock: ...
+
+
+class OutOfTime(Exception):
+    """The run's own budget is used up: whatever it waits for, it will not come."""
+
+
+class Board:
+    """``Mmio`` for the driver, DELAY for the CPU, and the wire for the NIC."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        device: Device,
+        wire: Wire,
+        far_end: Callable[[int], None],
+        deadline_ns: int,
+        tell: Callable[..., None],
+    ) -> None:
+        """``far_end(now_ns)`` gives a host in memory its turn; a real one needs none."""
+        self.clock = clock
+        self._device = device
+        self._wire = wire
+        self._far_end = far_end
+        self._deadline_ns = deadline_ns
+        self._tell = tell
+        self.arrived = True
+        """Something may have reached the NIC since the driver last looked."""
+
+    def turn(self) -> None:
+        """Let the hardware catch up with the clock. Raises ``OutOfTime``."""
+        now = self.clock.now_ns()
+        if now > self._deadline_ns:
+            raise OutOfTime(f"the run's budget ended at {self._deadline_ns / 1e9:.0f} s")
+        out = self._device.transmit(now)
+        if len(out):
+            self._wire.send(out)
+            self.arrived = True  # descriptors were written back
+        self._far_end(now)
+        got = self._wire.receive()
+        if len(got):
+            self._device.receive(got)
+            self.arrived = True
+
+    def read32(self, offset: int) -> int:
+        return self._device.read32(offset)
+
+    def write32(self, offset: int, value: int) -> None:
+        self._device.write32(offset, value)
+        if offset == Reg.TDT:
+            self._tell("doorbell", tdt=value)
+            self.turn()
+
+    def delay_us(self, microseconds: int) -> None:
+        self.clock.delay_us(microseconds)
+        self.turn()
+
+
+class BoardNic:
+    """A driver on a board, as the client sees it: each poll is also the hardware's turn."""
+
+    def __init__(self, driver: Driver, board: Board) -> None:
+        self._driver = driver
+        self._board = board
+
+    @property
+    def mac(self) -> bytes:
+        return self._driver.mac
+
+    @property
+    def mtu(self) -> int:
+        return self._driver.mtu
+
+    def link_up(self) -> bool:
+        return self._driver.link_up()
+
+    def event(self, what: Event) -> None:
+        self._driver.event(what)
+
+    def transmit(self, batch: TxBatch) -> int:
+        self._board.arrived = True
+        return self._driver.transmit(batch)
+
+    def poll(self, budget: int) -> FrameBlock:
+        """Polls that can find nothing new are not played: the driver would only read DD bits."""
+        self._board.turn()
+        if not self._board.arrived:
+            return Frames.empty()
+        frames = self._driver.poll(budget)
+        self._board.arrived = len(frames.lengths) > 0
+        return frames

@@ -1,0 +1,1 @@
+"""Captures of what was on the wire."""

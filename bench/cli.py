@@ -1,0 +1,293 @@
+"""``netdump-bench``: play a scenario and print its verdict.
+
+Exit status: 0 all went as expected; 1 it did not; 2 bad input; 3 this machine lacks what was
+demanded; 130 interrupted. What the user did wrong, or the machine lacks, is one line on stderr;
+only a defect of the bench shows a traceback. With --json stdout carries one JSON document and
+nothing else, on failure ``{"error": ..., "status": ...}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Final, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench import doctor
+from bench.errors import BadInput, BenchError
+from bench.play import play, replay
+from bench.progress import Progress, make_progress
+from bench.report import WIDTH, print_verdict
+from bench.scenario import (
+    PROFILES,
+    expand_cases,
+    list_scenarios,
+    load_scenario,
+    nearest,
+    only_profile,
+)
+from bench.verdict import to_text
+
+PROGRAM: Final = "netdump-bench"
+DEFAULT_SEED: Final = 1
+DEFAULT_RUNS: Final = "runs"
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+_MAX_SEED: Final = (1 << 63) - 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: cleaned up after like Ctrl-C."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the whole usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (`{self.prog} --help` tells more)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign still gets a line
+    try:
+        with _sigterm_interrupts():
+            arguments = _parser().parse_args(words)
+            run: Callable[[argparse.Namespace, list[str]], int] = arguments.run
+            return run(arguments, words)
+    except BenchError as error:
+        return _fail(str(error), error.status, as_json)
+    except BrokenPipeError:
+        # The reader left (`| head`): nobody to complain to, and the interpreter must not try.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt as stop:
+        how = "terminated" if isinstance(stop, _Terminated) else "interrupted"
+        status = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        return _fail(f"{how}; the unfinished run was removed", status, as_json)
+
+
+def _fail(message: str, status: int, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": message, "status": status}))
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    return status
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: somebody else's process, somebody else's signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- the options ----------------------------------------------------------------------------------
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text, 0)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed <= _MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: a whole number from 0 to 2^63-1")
+    return seed
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Kernels that dump themselves over the network, on emulated hardware.",
+        epilog="exit status: 0 as expected, 1 not, 2 bad input, 3 this machine lacks something",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    parser.set_defaults(run=_help_of(parser))
+
+    run = commands.add_parser("run", help="play a scenario and judge it")
+    run.add_argument("scenario", metavar="NAME|FILE", help="a scenario's name, or a TOML file")
+    run.add_argument("--tier", metavar="T", help="tap, qemu or sim (default: the most real)")
+    run.add_argument("--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="default 1")
+    run.add_argument("--profile", metavar="P", help=f"only the cases of {', '.join(PROFILES)}")
+    _output_options(run)
+    run.set_defaults(run=_run)
+
+    listing = commands.add_parser("list", help="the scenarios that there are")
+    listing.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    listing.set_defaults(run=_list)
+
+    examine = commands.add_parser("doctor", help="what this machine can play, and what it lacks")
+    examine.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    examine.set_defaults(run=_doctor)
+
+    replay = commands.add_parser("replay", help="play a run again, and compare")
+    replay.add_argument("folder", metavar="RUN_FOLDER", type=Path)
+    _output_options(replay, runs_default=None)
+    replay.set_defaults(run=_replay)
+
+    serve = commands.add_parser("serve", help="the dump server by itself, for a real network")
+    _serve_options(serve)
+    return parser
+
+
+def _output_options(parser: _Parser, runs_default: str | None = DEFAULT_RUNS) -> None:
+    where = f"./{runs_default}" if runs_default else "where RUN_FOLDER is"
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path(runs_default) if runs_default else None,
+        metavar="DIR",
+        help=f"where run folders go (default {where})",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _serve_options(parser: _Parser) -> None:
+    from server import cli as server_cli
+
+    server_cli.add_arguments(parser)
+    parser.set_defaults(run=lambda arguments, _words: server_cli.run(arguments))
+
+
+def _help_of(parser: _Parser) -> Callable[[argparse.Namespace, list[str]], int]:
+    def show(_arguments: argparse.Namespace, _words: list[str]) -> int:
+        parser.print_help(sys.stderr)
+        return BadInput.status
+
+    return show
+
+
+def _version() -> str:
+    try:
+        return metadata.version(PROGRAM)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+# --- run and replay -------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace, words: list[str]) -> int:
+    scenario = load_scenario(arguments.scenario)
+    if arguments.profile is not None:
+        if arguments.profile not in PROFILES:
+            raise BadInput(
+                f'no profile is named "{arguments.profile}"{nearest(arguments.profile, PROFILES)}'
+                f" ({', '.join(PROFILES)})"
+            )
+        scenario = only_profile(scenario, arguments.profile)
+    with _progress(arguments) as progress:
+        result = play(
+            scenario,
+            tier=arguments.tier,
+            seed=arguments.seed,
+            runs=arguments.runs,
+            progress=progress,
+            before_tap=lambda: _restart_as_namespace_root(words),
+        )
+    if arguments.json:
+        sys.stdout.write(to_text(result.as_json()))
+    else:
+        print_verdict(result, _console())
+    return 0 if result.passed else 1
+
+
+def _replay(arguments: argparse.Namespace, words: list[str]) -> int:
+    with _progress(arguments) as progress:
+        found = replay(
+            arguments.folder,
+            runs=arguments.runs,
+            progress=progress,
+            before_tap=lambda: _restart_as_namespace_root(words),
+        )
+    if arguments.json:
+        sys.stdout.write(to_text(found.as_json()))
+    else:
+        console = _console()
+        print_verdict(found.result, console)
+        console.print(Text(f"{found}"), soft_wrap=True)
+    return 0 if found.same else 1
+
+
+@contextlib.contextmanager
+def _progress(arguments: argparse.Namespace) -> Iterator[Progress]:
+    progress = make_progress(arguments.json or arguments.quiet)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def _restart_as_namespace_root(words: list[str]) -> None:
+    """Become root of a user namespace of our own, where that gives us the tap tier."""
+    from bench.wire.namespace import rootless_reexec_command
+
+    command = rootless_reexec_command([sys.executable, "-m", "bench", *words])
+    if command:
+        sys.stdout.flush()
+        os.execvp(command[0], command)
+
+
+def _console() -> Console:
+    """As wide as the terminal, and the verdict's own width elsewhere."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
+# --- list and doctor ------------------------------------------------------------------------------
+
+
+def _list(arguments: argparse.Namespace, _words: list[str]) -> int:
+    scenarios = [load_scenario(name) for name in list_scenarios()]
+    if arguments.json:
+        rows = [
+            {
+                "name": scenario.name,
+                "title": scenario.title,
+                "why": scenario.why,
+                "tiers": list(scenario.tiers),
+                "profiles": list(dict.fromkeys(c.profile for c in expand_cases(scenario))),
+            }
+            for scenario in scenarios
+        ]
+        sys.stdout.write(to_text({"scenarios": rows}))
+        return 0
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for scenario in scenarios:
+        table.add_row(scenario.name, Text(f"{scenario.title} ({', '.join(scenario.tiers)})"))
+    _console().print(table)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace, _words: list[str]) -> int:
+    findings = doctor.examine()
+    if arguments.json:
+        sys.stdout.write(to_text(doctor.as_json(findings)))
+    else:
+        doctor.print_findings(findings, _console())
+    return 0 if doctor.healthy(findings) else 3

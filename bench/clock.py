@@ -1,0 +1,65 @@
+"""Time. Nothing else in the project reads a clock: whoever needs one is given one of these.
+
+In the sim tier time is an integer that only moves when somebody waits, so a run is a pure function
+of its scenario and seed. In the other tiers it is the monotonic clock of this machine.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A clock that can be read and waited on."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since an epoch of the clock's own; never runs backwards."""
+        ...
+
+    def delay_us(self, microseconds: int) -> None:
+        """Let that much time pass; negative is a caller's mistake (``ValueError``)."""
+        ...
+
+
+class VirtualClock:
+    """Simulated time: moves when, and only when, it is told to."""
+
+    __slots__ = ("_now_ns",)
+
+    def __init__(self, start_ns: int = 0) -> None:
+        self._now_ns = start_ns
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def delay_us(self, microseconds: int) -> None:
+        _not_negative(microseconds)
+        self._now_ns += microseconds * 1000
+
+    def advance_to(self, time_ns: int) -> None:
+        """Jump to a moment; one that has already passed changes nothing."""
+        self._now_ns = max(self._now_ns, time_ns)
+
+
+class RealClock:
+    """The monotonic clock of this machine, counted from the clock's creation."""
+
+    __slots__ = ("_start_ns",)
+
+    def __init__(self) -> None:
+        self._start_ns = time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns() - self._start_ns
+
+    def delay_us(self, microseconds: int) -> None:
+        _not_negative(microseconds)
+        time.sleep(microseconds / 1e6)
+
+
+def _not_negative(microseconds: int) -> None:
+    if microseconds < 0:
+        raise ValueError(
+            f"a delay of {microseconds} us: time does not run backwards; give 0 or more"
+        )

@@ -1,0 +1,256 @@
+"""What this machine can play: a table of checks, each tried, with what it enables and its cure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from bench.wire.contracts import Capability
+
+_TIMEOUT_S: Final = 15.0
+_TUN: Final = Path("/dev/net/tun")
+_KVM: Final = Path("/dev/kvm")
+#: Linux' include/uapi/linux/udp.h; Python's socket module has no names for them.
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_MIN_FREE: Final = 1 << 30
+_WIDTH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the table."""
+
+    name: str
+    enables: str
+    probe: Callable[[], Capability]
+    required: bool = False
+    """Nothing works without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of a check."""
+
+    name: str
+    ok: bool
+    found: str
+    enables: str
+    cure: str
+    required: bool
+
+
+def _output(*command: str) -> str:
+    """What a command prints. Raises ``OSError`` or ``SubprocessError``."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=_TIMEOUT_S,
+        check=False,
+        text=True,
+    )
+    if done.returncode:
+        tail = done.stdout.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise OSError(f"{' '.join(command)}: {tail[0]}")
+    return done.stdout.strip()
+
+
+def _python() -> Capability:
+    return Capability(
+        sys.version_info >= (3, 11),
+        f"{platform.python_implementation()} {platform.python_version()}",
+        "install Python 3.11 or newer, or name one: make PYTHON=python3.12",
+    )
+
+
+def _numpy() -> Capability:
+    version = metadata.version("numpy")
+    return Capability(int(version.split(".")[0]) >= 2, version, "pip install 'numpy>=2'")
+
+
+def _tun_device() -> Capability:
+    cure = "modprobe tun; in a container: --device /dev/net/tun"
+    try:
+        os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Capability(False, f"{_TUN}: {error.strerror}", cure)
+    return Capability(True, f"{_TUN} opens")
+
+
+def _user_namespace() -> Capability:
+    cure = "sysctl kernel.unprivileged_userns_clone=1 (or the AppArmor profile of your system)"
+    unshare = shutil.which("unshare")
+    if not unshare:
+        return Capability(False, "there is no unshare(1)", "install util-linux")
+    try:
+        _output(unshare, "--user", "--map-root-user", "true")
+    except (OSError, subprocess.SubprocessError) as error:
+        return Capability(False, str(error), cure)
+    return Capability(True, "unshare --user works")
+
+
+def _net_namespace() -> Capability:
+    from bench.wire.namespace import rootless_reexec_command
+    from bench.wire.tap import can_tap
+
+    found = can_tap()
+    if not found.ok and rootless_reexec_command(["true"]):
+        return Capability(True, "works in a user namespace of its own, which `run` makes by itself")
+    return found
+
+
+def _super_frames() -> Capability:
+    from bench.wire.namespace import NetNamespace
+    from bench.wire.segment import offer_super_frames, open_tap
+
+    with NetNamespace() as namespace:
+        fd = namespace.run(open_tap, "probe")
+        try:
+            ok = offer_super_frames(fd)
+        finally:
+            os.close(fd)
+    return Capability(ok, "TUNSETOFFLOAD takes USO" if ok else "no USO", "Linux 6.2 or newer")
+
+
+def _udp_offload() -> Capability:
+    names = {_UDP_SEGMENT: "UDP_SEGMENT", _UDP_GRO: "UDP_GRO"}
+    missing = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for option, name in names.items():
+            try:
+                probe.setsockopt(_SOL_UDP, option, 1)
+            except OSError:
+                missing.append(name)
+    if missing:
+        return Capability(False, f"no {' and no '.join(missing)}", "Linux 5.0 or newer")
+    return Capability(True, "UDP_SEGMENT and UDP_GRO")
+
+
+def _qemu() -> Capability:
+    program = shutil.which("qemu-system-x86_64")
+    if not program:
+        return Capability(False, "not installed", "apt-get install qemu-system-x86")
+    return Capability(True, _output(program, "--version").splitlines()[0])
+
+
+def _kvm() -> Capability:
+    cure = "turn virtualisation on in the firmware, and join the group kvm"
+    info = Path("/proc/cpuinfo").read_text(errors="replace")
+    flags = {"vmx", "svm"} & set(info.split())
+    if not _KVM.exists():
+        return Capability(False, "there is no /dev/kvm", cure)
+    if not os.access(_KVM, os.R_OK | os.W_OK):
+        return Capability(False, "/dev/kvm is not ours to open", cure)
+    if platform.machine() in ("x86_64", "i686") and not flags:
+        return Capability(False, "/dev/kvm is there, the CPU shows neither vmx nor svm", cure)
+    return Capability(True, f"/dev/kvm, {', '.join(sorted(flags)) or platform.machine()}")
+
+
+def _docker() -> Capability:
+    program = shutil.which("docker")
+    if not program:
+        return Capability(False, "not installed", "apt-get install docker.io")
+    try:
+        version = _output(program, "version", "--format", "{{.Server.Version}}")
+    except (OSError, subprocess.SubprocessError) as error:
+        return Capability(False, str(error), "start the Docker daemon, and join the group docker")
+    return Capability(True, f"engine {version}")
+
+
+def _disk() -> Capability:
+    free = shutil.disk_usage(Path.cwd()).free
+    return Capability(
+        free >= _MIN_FREE, f"{free / (1 << 30):.1f} GiB free here", "make clean, or --runs DIR"
+    )
+
+
+def _tftp() -> Capability:
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    missing = [name for name in ("in.tftpd", "tftp") if not shutil.which(name, path=path)]
+    if missing:
+        return Capability(
+            False,
+            f"no {' and no '.join(missing)}",
+            "scripts/debian-packages bench, as root",
+        )
+    return Capability(True, "in.tftpd and tftp")
+
+
+CHECKS: Final[tuple[Check, ...]] = (
+    Check("python", "everything", _python, required=True),
+    Check("numpy", "everything", _numpy, required=True),
+    Check("disk", "run folders", _disk, required=True),
+    Check("tun device", "tier tap", _tun_device),
+    Check("user namespaces", "tier tap without root", _user_namespace),
+    Check("network namespace", "tier tap", _net_namespace),
+    Check("USO on a TAP", "speed of tier tap: super-frames", _super_frames),
+    Check("UDP offload", "speed of the server: UDP_GRO", _udp_offload),
+    Check("qemu-system-x86_64", "tier qemu (of a later version)", _qemu),
+    Check("kvm", "tier qemu at full speed", _kvm),
+    Check("docker engine", "dump servers in containers (of a later version)", _docker),
+    Check("tftpd-hpa", "make bench: the rate to compare with", _tftp),
+)
+
+
+def examine(checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
+    """Try everything. A check that breaks down is one that failed."""
+    findings = []
+    for check in checks:
+        try:
+            found = check.probe()
+        except Exception as error:
+            found = Capability(False, f"{type(error).__name__}: {error}")
+        findings.append(
+            Finding(
+                check.name,
+                found.ok,
+                found.why,
+                check.enables,
+                "" if found.ok else found.cure,
+                check.required,
+            )
+        )
+    return findings
+
+
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    return {"ok": healthy(findings), "checks": [asdict(finding) for finding in findings]}
+
+
+def healthy(findings: list[Finding]) -> bool:
+    """All that nothing works without is there."""
+    return all(finding.ok for finding in findings if finding.required)
+
+
+def print_findings(findings: list[Finding], console: Console) -> None:
+    """Is it there, what, what it is good for and what was found; the cure below."""
+    for finding in findings:
+        style = "" if finding.ok else "bold red" if finding.required else "yellow"
+        text = f"{finding.enables}: {finding.found.rstrip('.')}"
+        _row("ok" if finding.ok else "missing", finding.name, text, console, style)
+        if finding.cure:
+            _row("", "", f"cure: {finding.cure}", console, "")
+
+
+def _row(state: str, name: str, text: str, console: Console, style: str) -> None:
+    """One cell wrapped beside two short ones."""
+    first = f"{state:<8} {name:<19} "
+    width = max(min(console.width, _WIDTH), len(first) + 20)
+    lines = textwrap.wrap(text, width - len(first), break_on_hyphens=False)
+    for number, line in enumerate(lines):
+        margin = first if number == 0 else " " * len(first)
+        console.print(Text(margin + line, style), soft_wrap=True)

@@ -1,0 +1,98 @@
+"""The stored dump against memory: byte by byte, told as ranges.
+
+A *hole* is a stretch where the store holds zeros, or ends, and memory did not; a *difference* is
+any other byte that disagrees. The comparison trusts neither side's word about completeness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 1 << 20
+#: Ranges closer than this are one: bytes that agree by chance split no hole.
+_JOIN = 64
+#: More ranges than this are counted, not listed.
+MAX_RANGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes ``start`` to ``end`` (exclusive) of the dump."""
+
+    start: int
+    end: int
+    hole: bool
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What came of comparing. ``equal`` also says that the lengths agree."""
+
+    expected_length: int
+    stored_length: int
+    ranges: list[Range] = field(default_factory=list)
+    ranges_left_out: int = 0
+    expected_at_first: bytes = b""
+    stored_at_first: bytes = b""
+
+    @property
+    def equal(self) -> bool:
+        return not self.ranges and self.stored_length == self.expected_length
+
+    @property
+    def holes(self) -> list[Range]:
+        return [r for r in self.ranges if r.hole]
+
+    @property
+    def only_holes(self) -> bool:
+        return all(r.hole for r in self.ranges)
+
+
+def read_stored(path: Path) -> NDArray[np.uint8]:
+    """The stored file, uint8, mapped."""
+    if path.stat().st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, "r")
+
+
+def compare(expected: NDArray[np.uint8], stored: NDArray[np.uint8]) -> Comparison:
+    """Both uint8, flat. Costs one pass; the ranges are built only where something differs."""
+    result = Comparison(len(expected), len(stored))
+    common = min(len(expected), len(stored))
+    for at in range(0, common, _BLOCK):
+        want = expected[at : min(at + _BLOCK, common)]
+        have = stored[at : at + len(want)]
+        if not np.array_equal(want, have):
+            _add_ranges(result, at, want, have)
+    if len(stored) < len(expected):
+        _append(result, Range(len(stored), len(expected), hole=True))
+    if result.ranges:
+        first = result.ranges[0].start
+        result.expected_at_first = expected[first : first + 16].tobytes()
+        result.stored_at_first = stored[first : first + 16].tobytes()
+    return result
+
+
+def _add_ranges(
+    result: Comparison, at: int, want: NDArray[np.uint8], have: NDArray[np.uint8]
+) -> None:
+    different = np.flatnonzero(want != have)
+    breaks = np.flatnonzero(np.diff(different) > _JOIN)
+    starts = different[np.concatenate(([0], breaks + 1))]
+    ends = different[np.concatenate((breaks, [len(different) - 1]))] + 1
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        _append(result, Range(at + start, at + end, hole=not have[start:end].any()))
+
+
+def _append(result: Comparison, found: Range) -> None:
+    ranges = result.ranges
+    if ranges and found.start - ranges[-1].end <= _JOIN and ranges[-1].hole == found.hole:
+        ranges[-1] = Range(ranges[-1].start, found.end, found.hole)
+    elif len(ranges) < MAX_RANGES:
+        ranges.append(found)
+    else:
+        result.ranges_left_out += 1

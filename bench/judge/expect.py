@@ -1,0 +1,52 @@
+"""What a case expected, held against what came: a list of what is missing, in words.
+
+An oracle may be broken only where the case is there to see it broken. What an outcome implies need
+not be named: a silent hole *is* a broken no-false-success, and broken bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.judge.oracles import Ruling
+from bench.scenario.schema import Expect
+from bench.verdict import CaseResult
+
+#: What an outcome implies, whether a case names it or not.
+_IMPLIED = {
+    "silent-hole": frozenset({"bytes-equal", "no-false-success"}),
+    "deadlock": frozenset({"panic-hygiene"}),
+    "hung": frozenset({"liveness"}),
+}
+
+
+def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> list[str]:
+    """One line for each expectation that was not met; empty when all were."""
+    missing: list[str] = []
+    if expect.outcome is not None and result.outcome != expect.outcome:
+        missing.append(f"expected {expect.outcome}, came {result.outcome}: {result.why}")
+    if expect.error is not None and result.error != expect.error:
+        missing.append(f"expected the error {expect.error}, came {result.error or 'none'}")
+    allowed = frozenset(expect.oracle_broken) | _IMPLIED.get(expect.outcome or "", frozenset())
+    missing += [
+        f"oracle {oracle} is broken: {ruling.why}"
+        for oracle, ruling in rulings.items()
+        if ruling.state == "broken" and oracle not in allowed
+    ]
+    missing += [
+        f"oracle {oracle} was to be broken, and is {rulings[oracle].state}"
+        for oracle in expect.oracle_broken
+        if rulings[oracle].state != "broken"
+    ]
+    missing += [
+        f"no frame was refused for {reason}"
+        for reason in expect.refused
+        if not result.refused.get(reason)
+    ]
+    for name, count, seen in (
+        ("foreign frames accepted", expect.foreign_frames_accepted, result.foreign_frames_accepted),
+        ("retransmissions", expect.retransmissions, result.retransmissions),
+    ):
+        if count is not None and not count.holds(seen):
+            missing.append(f"expected {count} {name}, came {seen}")
+    return missing

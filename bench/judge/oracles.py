@@ -1,0 +1,176 @@
+"""The oracles: what "right" means, each a function from evidence to a ruling.
+
+An oracle is *held*, *broken* (with the reason), or *not applicable* (there was nothing to judge).
+It never looks at what the scenario expected: that is for ``expect.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.judge.compare import Comparison
+
+State = Literal["held", "broken", "not-applicable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    state: State
+    why: str = ""
+
+
+HELD: Final = Ruling("held")
+
+
+def broken(why: str) -> Ruling:
+    return Ruling("broken", why)
+
+
+def not_applicable(why: str) -> Ruling:
+    return Ruling("not-applicable", why)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What a played case left behind."""
+
+    claims_success: bool = False
+    gave_up: str = ""
+    """Why the client ended without success, in its own words; "" if it did not."""
+    deadlock: str = ""
+    out_of_time: str = ""
+    stored: NDArray[np.uint8] | None = None
+    """The stored dump's bytes, complete or partial; None where nothing was stored."""
+    stored_as: str = ""
+    """Its file name."""
+    is_final: bool = False
+    """It carries its final name: the server calls it complete."""
+    comparison: Comparison | None = None
+    acked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    """Offsets and lengths that the server acknowledged."""
+    expected: NDArray[np.uint8] | None = None
+    violations: list[str] = field(default_factory=list)
+    memory_changes: list[tuple[int, int]] = field(default_factory=list)
+    server_trouble: list[str] = field(default_factory=list)
+    replayed: int = 0
+    """Frames sent again after the end, for idempotence; 0 = not done."""
+    replay_changed: list[str] = field(default_factory=list)
+    server_present: bool = True
+
+    @property
+    def complete(self) -> bool:
+        """A final dump, equal to memory."""
+        return self.is_final and self.comparison is not None and self.comparison.equal
+
+
+def bytes_equal(seen: Evidence) -> Ruling:
+    found = seen.comparison
+    if found is None:
+        return not_applicable("nothing was stored")
+    if found.equal:
+        return HELD
+    if not seen.is_final and found.only_holes and found.stored_length <= found.expected_length:
+        return not_applicable("the dump is partial, and says so; what it holds is right")
+    if found.stored_length > found.expected_length and not found.ranges:
+        return broken(f"{found.stored_length - found.expected_length} bytes too long")
+    holes = sum(r.end - r.start for r in found.holes)
+    wrong = sum(r.end - r.start for r in found.ranges if not r.hole)
+    parts = [f"{holes} bytes are holes"] * bool(holes) + [f"{wrong} bytes differ"] * bool(wrong)
+    first = found.ranges[0]
+    return broken(f"{' and '.join(parts)}, the first at offset {first.start:#x}")
+
+
+def no_false_success(seen: Evidence) -> Ruling:
+    if not seen.claims_success:
+        return not_applicable("the client did not claim success")
+    if seen.complete:
+        return HELD
+    if seen.stored is None:
+        return broken("the client claims success; nothing is stored")
+    if not seen.is_final:
+        return broken(f"the client claims success; the server keeps only {seen.stored_as}")
+    return broken("both sides call the dump complete; it does not equal memory")
+
+
+def no_false_failure(seen: Evidence) -> Ruling:
+    if seen.complete and not seen.claims_success:
+        return broken(f"the dump is complete and equal; the client reports: {seen.gave_up}")
+    return HELD if seen.complete else not_applicable("no complete dump was stored")
+
+
+def ack_means_kept(seen: Evidence) -> Ruling:
+    if seen.acked is None or seen.expected is None or not len(seen.acked[0]):
+        return not_applicable("no data was acknowledged")
+    offsets, lengths = seen.acked
+    if seen.stored is None:
+        return broken(f"{len(offsets)} frames were acknowledged; nothing is stored")
+    if seen.comparison is not None and seen.comparison.equal:
+        return HELD
+    missing = 0
+    for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+        want = seen.expected[start : start + length]
+        missing += not np.array_equal(want, seen.stored[start : start + len(want)])
+    if not missing:
+        return HELD
+    return broken(f"{missing} of {len(offsets)} acknowledged frames are not on the disk as sent")
+
+
+def panic_hygiene(seen: Evidence) -> Ruling:
+    faults = list(seen.violations)
+    if seen.memory_changes:
+        start, end = seen.memory_changes[0]
+        total = sum(b - a for a, b in seen.memory_changes)
+        faults.append(f"{total} bytes outside the arena changed, first {start:#x}..{end:#x}")
+    return broken("; ".join(faults)) if faults else HELD
+
+
+def liveness(seen: Evidence) -> Ruling:
+    return broken(seen.out_of_time) if seen.out_of_time else HELD
+
+
+def server_safety(seen: Evidence) -> Ruling:
+    if not seen.server_present:
+        return not_applicable("there is no server in this story")
+    return broken("; ".join(seen.server_trouble)) if seen.server_trouble else HELD
+
+
+def idempotence(seen: Evidence) -> Ruling:
+    if not seen.replayed:
+        return not_applicable("no complete dump to send frames again to")
+    if seen.replay_changed:
+        return broken(f"{seen.replayed} frames sent again changed {', '.join(seen.replay_changed)}")
+    return HELD
+
+
+def device_truth(_seen: Evidence) -> Ruling:
+    return not_applicable("no second device to compare ours with in this tier")
+
+
+#: The order is the order of the verdict.
+ORACLES: Final[dict[str, Callable[[Evidence], Ruling]]] = {
+    "bytes-equal": bytes_equal,
+    "no-false-success": no_false_success,
+    "no-false-failure": no_false_failure,
+    "ack-means-kept": ack_means_kept,
+    "panic-hygiene": panic_hygiene,
+    "liveness": liveness,
+    "server-safety": server_safety,
+    "idempotence": idempotence,
+    "device-truth": device_truth,
+}
+
+
+def outcome(seen: Evidence) -> str:
+    """One word for what happened: complete, silent-hole, failed, deadlock or hung."""
+    if seen.deadlock:
+        return "deadlock"
+    if seen.out_of_time:
+        return "hung"
+    if not seen.claims_success:
+        return "failed"
+    return "complete" if seen.complete else "silent-hole"

@@ -1,0 +1,97 @@
+"""A witness on the wire: what the client sent, and what the server acknowledged.
+
+It sees every frame before any fault touches it, so it knows what the server *said*, not what
+reached the client, and what the client *meant*, not what arrived. It shares no state with either:
+the oracle "ack means kept" rests on this evidence alone.
+
+Rules: only acks from the server's (or gateway's) MAC to the client's count, so forged ones do not;
+everything is kept as arrays and put together once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.wire.contracts import Direction
+from netdump.messages import ACK_SIZE, HEADER, HEADER_SIZE, MessageType
+from nic_models.frames import Frames
+
+_UDP_PAYLOAD = 42
+_SAMPLE = 64
+
+
+class WireWatch:
+    """Observes both directions; see ``acknowledged`` and ``sample``."""
+
+    def __init__(self, client_mac: bytes) -> None:
+        self._mac = np.frombuffer(client_mac, np.uint8)
+        self._sent: list[NDArray[np.void]] = []
+        self._acked: list[NDArray[np.int64]] = []
+        self._head: list[bytes] = []
+        self._tail: list[bytes] = []
+        self.frames = 0
+        """Frames seen in both directions."""
+        self.data_bytes = 0
+        """Bytes of dump sent, repeats included."""
+
+    def observe(self, direction: Direction, frames: Frames, _notes: Mapping[int, str]) -> None:
+        self.frames += len(frames)
+        if direction == "to-server":
+            self._observe_sent(frames)
+        else:
+            self._observe_acks(frames)
+
+    def _observe_sent(self, frames: Frames) -> None:
+        data = frames.data
+        if data.shape[1] < _UDP_PAYLOAD + HEADER_SIZE:
+            return
+        udp = _is_udp(data) & (frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE)
+        heads = np.ascontiguousarray(data[:, _UDP_PAYLOAD : _UDP_PAYLOAD + HEADER_SIZE])
+        rows = heads.view(HEADER)[:, 0]
+        if not udp.all():
+            rows = rows[udp]
+        core = rows["type"] == MessageType.VMCORE
+        self.data_bytes += int((rows["length"].astype(np.int64) * core).sum())
+        self._sent.append(rows)
+        for index in range(min(len(frames), _SAMPLE - len(self._head))):
+            self._head.append(frames.bytes_of(index))
+        recent = [frames.bytes_of(i) for i in range(max(0, len(frames) - 4), len(frames))]
+        self._tail = (self._tail + recent)[-_SAMPLE:]
+
+    def _observe_acks(self, frames: Frames) -> None:
+        data = frames.data
+        if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
+            return
+        length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
+        ack = _is_udp(data) & (length == 8 + ACK_SIZE) & (data[:, :6] == self._mac).all(axis=1)
+        ack &= frames.lengths >= _UDP_PAYLOAD + ACK_SIZE
+        if ack.any():
+            octets = np.ascontiguousarray(data[ack, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])
+            self._acked.append(octets.view(">u4")[:, 0].astype(np.int64))
+
+    def acknowledged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(offsets, lengths), int64, of the dump bytes that the server acknowledged."""
+        nothing = np.empty(0, np.int64)
+        if not self._sent or not self._acked:
+            return nothing, nothing
+        sent = np.concatenate(self._sent)
+        core = sent[sent["type"] == MessageType.VMCORE]
+        core = core[np.isin(core["seqno"], np.concatenate(self._acked))]
+        _, first = np.unique(core["seqno"], return_index=True)
+        core = core[first]
+        return core["offset"].astype(np.int64), core["length"].astype(np.int64)
+
+    def sample(self) -> list[bytes]:
+        """The first frames of the run and some of the last: what a replay sends again."""
+        return [*self._head, *self._tail]
+
+
+def _is_udp(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """IPv4 without options, UDP."""
+    is_udp: NDArray[np.bool_] = (
+        (data[:, 12] == 8) & (data[:, 13] == 0) & (data[:, 14] == 0x45) & (data[:, 23] == 17)
+    )
+    return is_udp

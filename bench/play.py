@@ -1,0 +1,200 @@
+"""From a scenario to a run folder, and from a run folder back to a run.
+
+``play`` chooses the tier, makes the folder, lets the runner work in it, and leaves the papers: the
+verdict, the story's text, the command that plays it again. ``replay`` does the same from the papers
+and compares: outcomes on every tier, and in sim, which is a pure function of scenario and seed, the
+bytes of event logs and captures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.errors import BadInput
+from bench.progress import Progress
+from bench.runs import (
+    REPLAY,
+    SCENARIO,
+    VERDICT,
+    RunFolder,
+    is_output_trouble,
+    output_trouble,
+)
+from bench.scenario import Scenario, only_profile, parse_scenario
+from bench.tiers import Choice, choose_tier, wants_tap
+from bench.verdict import RunResult, to_text
+
+_SCRIPT: Final = """\
+#!/bin/sh
+# Plays this run again and compares.
+exec netdump-bench replay "$(dirname "$0")"
+"""
+
+
+def play(
+    scenario: Scenario,
+    *,
+    tier: str | None,
+    seed: int,
+    runs: Path,
+    progress: Progress,
+    before_tap: Callable[[], None],
+) -> RunResult:
+    """Play it; the run folder is kept. ``before_tap`` may replace this process."""
+    if wants_tap(scenario, tier):
+        before_tap()
+    choice = choose_tier(scenario, tier)
+    with RunFolder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
+        result = _run(scenario, choice, seed, folder, progress)
+        _keep(folder, scenario, result)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of playing a run again."""
+
+    folder: Path
+    result: RunResult
+    outcome_same: bool
+    files_same: dict[str, bool]
+    """Sim only: the same bytes?"""
+
+    @property
+    def same(self) -> bool:
+        return self.outcome_same and all(self.files_same.values())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "replayed": str(self.folder),
+            "same": self.same,
+            "outcome_same": self.outcome_same,
+            "files_same": self.files_same,
+            "verdict": self.result.as_json(),
+        }
+
+    def __str__(self) -> str:
+        said = "the same outcome" if self.outcome_same else "ANOTHER OUTCOME"
+        differing = [name for name, equal in self.files_same.items() if not equal]
+        if differing:
+            said += f"; {len(differing)} of {len(self.files_same)} files differ: "
+            said += ", ".join(differing[:3])
+        elif self.files_same:
+            said += f", and the same bytes in {len(self.files_same)} event logs and captures"
+        return f"Replay of {self.folder}: {said}."
+
+
+def replay(
+    folder: Path,
+    *,
+    runs: Path | None,
+    progress: Progress,
+    before_tap: Callable[[], None],
+) -> Replay:
+    """Play the run of a folder again. The new run's folder is kept if anything differs."""
+    verdict = _read_verdict(folder)
+    try:
+        text = (folder / SCENARIO).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{folder} is no run folder: {folder / SCENARIO}: {error}") from None
+    scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO))
+    if verdict.get("only_profile"):
+        scenario = only_profile(scenario, verdict["only_profile"])
+    tier, seed = verdict["tier"], verdict["seed"]
+    if tier == "tap":
+        before_tap()
+    choice = choose_tier(scenario, tier)
+    runs = runs or folder.absolute().parent
+    with RunFolder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
+        result = _run(scenario, Choice(tier, choice.why), seed, again, progress)
+        outcome_same = _outcomes(result.as_json()) == _outcomes(verdict)
+        files = _same_files(folder, again.path) if tier == "sim" else {}
+        if not (outcome_same and all(files.values())):
+            _keep(again, scenario, result)
+    return Replay(folder, result, outcome_same, files)
+
+
+def _run(
+    scenario: Scenario, choice: Choice, seed: int, folder: RunFolder, progress: Progress
+) -> RunResult:
+    from bench.runner import run_scenario
+
+    with _disk_trouble_in(folder.path.parent):
+        result = run_scenario(
+            scenario,
+            tier=choice.tier,
+            why_this_tier=choice.why,
+            seed=seed,
+            run_folder=folder.path,
+            progress=progress,
+        )
+    result.title, result.why, result.story = scenario.title, scenario.why, scenario.story
+    result.only_profile = scenario.profiles[0] if scenario.profiles else None
+    result.run_folder = result.replay = ""
+    return result
+
+
+def _keep(folder: RunFolder, scenario: Scenario, result: RunResult) -> None:
+    """Leave the papers and make the folder permanent."""
+    result.run_folder = str(folder.final)
+    result.replay = shlex.join(["netdump-bench", "replay", result.run_folder])
+    with _disk_trouble_in(folder.path.parent):
+        (folder.path / VERDICT).write_text(to_text(result.as_json()), encoding="utf-8")
+        (folder.path / SCENARIO).write_text(scenario.text, encoding="utf-8")
+        script = folder.path / REPLAY
+        script.write_text(_SCRIPT)
+        script.chmod(0o755)
+        folder.keep()
+
+
+@contextlib.contextmanager
+def _disk_trouble_in(folder: Path) -> Iterator[None]:
+    """A full or unwritable output folder is the user's to mend, and no defect of ours."""
+    try:
+        yield
+    except OSError as error:
+        if is_output_trouble(error, folder):
+            raise output_trouble(error, folder) from error
+        raise
+
+
+def _read_verdict(folder: Path) -> dict[str, Any]:
+    path = folder / VERDICT
+    try:
+        verdict = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{folder} is no run folder: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not the JSON that `run` wrote: {error}") from None
+    kinds = {"scenario": str, "tier": str, "seed": int, "cases": list}
+    if not isinstance(verdict, dict) or not all(
+        isinstance(verdict.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise BadInput(f"{path}: lacks one of {', '.join(kinds)}: not a verdict that `run` wrote")
+    return verdict
+
+
+def _outcomes(verdict: dict[str, Any]) -> list[tuple[Any, ...]]:
+    keys = ("name", "profile", "outcome", "met")
+    return [tuple(case.get(key) for key in keys) for case in verdict["cases"]]
+
+
+def _same_files(old: Path, new: Path) -> dict[str, bool]:
+    """Event logs and captures by name: the same bytes in both folders?"""
+    names = sorted(
+        str(path.relative_to(folder))
+        for folder in (old, new)
+        for pattern in ("**/events.jsonl", "**/*.pcapng")
+        for path in folder.glob(pattern)
+    )
+    return {name: _bytes(old / name) == _bytes(new / name) for name in dict.fromkeys(names)}
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -1,0 +1,356 @@
+"""The verdict for people: what happened and why, in the words of this field.
+
+The reader knows netdump, and not this project. So a case says first how it ended and whether that
+was expected; then what was sent, what the wire did, what was refused or swallowed, where bytes
+differ, and what the panicked kernel used. A line that would say "nothing" is left out. Runs of one
+sweep are told as one.
+
+It builds plain paragraphs, a label and a text each, wrapped here to at most 100 columns; rich adds
+colour on a terminal and nothing elsewhere.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from bench.scenario.values import show_ranges, show_size
+from bench.verdict import ORACLES, CaseResult, RunResult
+
+WIDTH: Final = 100
+_LABEL: Final = 11  # columns of a label, with the space after it
+_INDENT: Final = 2
+
+#: How a run may end, and what that means.
+OUTCOMES: Final = {
+    "complete": "The stored dump equals memory at the panic, byte for byte.",
+    "silent-hole": "The client reports success, yet what is stored is not what memory held.",
+    "failed": "The client gave up, and said so.",
+    "deadlock": "The driver waits for a lock whose owner will never run again.",
+    "hung": "The run used up its time without an end.",
+}
+_PLURALS: Final = {"silent-hole": "silent holes", "deadlock": "deadlocks"}
+
+#: Why a frame may be refused, for those reasons whose name does not say it all.
+REFUSALS: Final = {
+    "destination-mac": "addressed to another MAC",
+    "ethertype": "neither IPv4 nor ARP",
+    "ip-checksum": "damaged IP header",
+    "udp-checksum": "damaged on the way",
+    "ip-length": "cut short",
+    "udp-length": "cut short",
+    "runt": "cut short",
+    "ip-source": "not from the server",
+    "ip-destination": "to another IP address",
+    "udp-port": "to another port",
+    "ack-late": "acks of what was acknowledged before",
+    "ack-future": "acks of what was never sent",
+    "ack-port": "acks from a port that is not the server's",
+    "ack-before-herald": "acks before the server answered",
+    "arp-stranger": "ARP replies of hosts that were not asked for",
+    "arp-not-for-us": "ARP requests for other hosts",
+    "arp-unasked": "ARP replies that came unasked",
+    "out-of-mbufs": "no buffer left to send with",
+}
+
+#: What the wire does, and what that makes of a frame.
+_DEEDS: Final = {
+    "drop": "lost",
+    "duplicate": "doubled",
+    "reorder": "overtaken",
+    "corrupt": "damaged",
+    "truncate": "cut short",
+    "delay": "delayed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """A label in the margin and a text; ``style`` is rich's, for the first line."""
+
+    label: str
+    text: str
+    style: str = ""
+
+
+def print_verdict(result: RunResult, console: Console) -> None:
+    """Print a run's verdict; nothing of it is wider than 100 columns, save paths and commands."""
+    width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    for paragraph in paragraphs(result):
+        _print(paragraph, console, max(width, 40))
+
+
+def paragraphs(result: RunResult) -> Iterator[Paragraph]:
+    """The whole verdict, in order."""
+    end = "PASSED" if result.passed else "NOT AS EXPECTED"
+    yield Paragraph(
+        "",
+        f"{result.scenario}: {end}, on tier {result.tier}, seed {result.seed}",
+        "bold green" if result.passed else "bold red",
+    )
+    if result.why_this_tier:
+        yield Paragraph("tier", result.why_this_tier)
+    yield Paragraph("story", f"{result.title}.")
+    if result.why:
+        yield Paragraph("asked", result.why)
+    if result.story:
+        yield Paragraph("", " ".join(result.story.split()))
+    yield Paragraph("", "")
+    for _, group in groupby(result.cases, key=lambda case: case.group or case.name):
+        runs = list(group)
+        if len(runs) > 1 or runs[0].sweep_over:
+            yield from _sweep(runs, result.tier)
+        else:
+            yield from _case(runs[0], result.tier)
+        yield Paragraph("", "")
+    yield from _oracles(result.cases)
+    if result.run_folder:
+        yield Paragraph("folder", f"{result.run_folder}  (verdict.json, events.jsonl, wire.pcapng)")
+    if result.replay:
+        yield Paragraph("replay", result.replay)
+
+
+# --- one run --------------------------------------------------------------------------------------
+
+
+def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
+    yield _headline(case.met, _called(case), case.outcome.replace("-", " "), case.expected)
+    yield from _missing(case.unmet)
+    end = OUTCOMES.get(case.outcome, "")
+    if case.error:
+        end = end.removesuffix(".") + f": {case.error}."
+    yield Paragraph("end", _sentences(end, case.why))
+    yield Paragraph("sent", _sent(case, tier))
+    yield from _wire([case])
+    yield from _refused(case.refused)
+    if case.foreign_frames_accepted:
+        yield Paragraph(
+            "swallowed",
+            f"{case.foreign_frames_accepted:,} frames that were addressed to another MAC: "
+            "the client believed them.",
+            "yellow",
+        )
+    yield from _difference(case)
+    yield Paragraph("panic", _panic_context([case]))
+    yield from _broken([case])
+    for note in case.notes[:5]:
+        yield Paragraph("note", note)
+
+
+def _called(case: CaseResult) -> str:
+    """``netdump2, polled``; a case with a name of its own keeps it."""
+    name = case.group or case.name
+    return f"{name if name.startswith(case.profile) else f'{name} ({case.profile})'}, {case.mode}"
+
+
+def _headline(met: bool, called: str, outcome: str, expected: str) -> Paragraph:
+    verdict = "as expected" if met else f"NOT as expected ({expected or 'nothing was expected'})"
+    return Paragraph("ok" if met else "WRONG", f"{called}: {outcome}, {verdict}", _style(met))
+
+
+def _style(met: bool) -> str:
+    return "bold green" if met else "bold red"
+
+
+def _sent(case: CaseResult, tier: str) -> str:
+    clock = "virtual seconds" if tier == "sim" else "s"
+    text = f"{show_size(case.dump_bytes)} in {case.seconds:.3g} {clock}"
+    if case.seconds > 0 and case.outcome == "complete":
+        text += f" ({case.dump_bytes / case.seconds / 1e6:.3g} MB/s)"
+    text += f", {_count(case.frames, 'frame')} on the wire"
+    if case.retransmissions:
+        text += f", {case.retransmissions:,} of them sent again"
+    return text + "."
+
+
+def _wire(cases: Iterable[CaseResult]) -> Iterator[Paragraph]:
+    deeds: Counter[str] = Counter()
+    for case in cases:
+        deeds.update(case.wire)
+    told = [
+        f"{count:,} {_DEEDS[name]}" if name in _DEEDS else f"{count:,} added by {name}"
+        for name, count in deeds.items()
+        if count
+    ]
+    if told:
+        yield Paragraph("wire", f"Frames: {', '.join(told)}.")
+
+
+def _refused(refused: dict[str, int]) -> Iterator[Paragraph]:
+    told = [
+        f"{count:,} {reason}" + (f" ({REFUSALS[reason]})" if reason in REFUSALS else "")
+        for reason, count in sorted(refused.items(), key=lambda item: (-item[1], item[0]))
+        if count
+    ]
+    if told:
+        yield Paragraph("refused", f"{', '.join(told)}.")
+
+
+def _difference(case: CaseResult) -> Iterator[Paragraph]:
+    first = case.first_difference
+    if case.holes:
+        ends = "; ".join(f"{h.start:#x}..{h.end:#x}" for h in case.holes[:3])
+        more = f" and {len(case.holes) - 3:,} more" if len(case.holes) > 3 else ""
+        size = case.hole_bytes or sum(h.end - h.start for h in case.holes)
+        yield Paragraph(
+            "holes",
+            f"{_count(len(case.holes), 'hole')}, {_count(size, 'byte')}: offsets {ends}{more}.",
+            "yellow",
+        )
+    if first:
+        at = f"offset {first.offset:#x}"
+        if first.physical_address is not None:
+            at += f" (physical {first.physical_address:#x})"
+        yield Paragraph(
+            "differs",
+            f"first at {at}: memory held {_hex(first.expected)}, the dump holds "
+            f"{_hex(first.stored) or 'nothing'}.",
+            "yellow",
+        )
+
+
+def _hex(octets: str) -> str:
+    return " ".join(octets[i : i + 2] for i in range(0, min(len(octets), 16), 2))
+
+
+def _panic_context(cases: list[CaseResult]) -> str:
+    """The worst over the runs; of most stories there is one."""
+    contexts = [case.panic_context for case in cases]
+    worst = max(contexts, key=lambda c: c.pool_high_water)
+    text = f"{worst.pool_high_water:,}"
+    text += f" of {worst.pool_size:,} pool buffers" if worst.pool_size else " pool buffers"
+    text += f" in use at most, {_count(max(c.polls for c in contexts), 'poll')}"
+    text += f", {_count(max(c.interrupts for c in contexts), 'interrupt')}"
+    bypassed = max(c.locks_bypassed for c in contexts)
+    text += f", {_count(bypassed, 'lock')} bypassed"
+    if owned := max(c.locks_held_by_stopped_cpus for c in contexts):
+        text += f" ({owned:,} of them held by a stopped CPU)"
+    return text + "."
+
+
+def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
+    """Why oracles are broken; the first run of a sweep speaks for the others."""
+    told: dict[str, str] = {}
+    for case in cases:
+        for oracle in ORACLES:
+            if case.oracles.get(oracle) == "broken":
+                told.setdefault(oracle, case.oracle_reasons.get(oracle, ""))
+    for oracle, why in told.items():
+        yield Paragraph("broken", f"{oracle}: {why}" if why else oracle, "yellow")
+
+
+def _missing(unmet: Iterable[str]) -> Iterator[Paragraph]:
+    for what in unmet:
+        yield Paragraph("missing", what, "red")
+
+
+# --- a sweep --------------------------------------------------------------------------------------
+
+
+def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
+    first = runs[0]
+    met = all(run.met for run in runs)
+    what = (first.sweep_over or "").replace("-", " ")
+    yield Paragraph(
+        "ok" if met else "WRONG",
+        f"{_called(first)}: {_count(len(runs), 'run')}, one for each {what}, "
+        + ("all as expected" if met else f"{sum(not r.met for r in runs)} NOT as expected"),
+        _style(met),
+    )
+    outcomes: dict[str, list[CaseResult]] = {}
+    for run in runs:
+        outcomes.setdefault(run.outcome, []).append(run)
+    for outcome, those in outcomes.items():
+        name = outcome.replace("-", " ") if len(those) == 1 else _PLURALS.get(outcome, outcome)
+        where = show_ranges(r.sweep_value for r in those if r.sweep_value is not None)
+        yield Paragraph(
+            "end",
+            f"{len(those)} {name}"
+            + (f" at {where}" if len(outcomes) > 1 and where else "")
+            + ". "
+            + OUTCOMES.get(outcome, ""),
+        )
+    for run in [r for r in runs if not r.met][:3]:
+        yield from _missing(f"at {run.sweep_value}: {text}" for text in run.unmet)
+    total = sum(run.seconds for run in runs)
+    frames = sum(run.frames for run in runs)
+    clock = "virtual seconds" if tier == "sim" else "s"
+    again = sum(run.retransmissions for run in runs)
+    yield Paragraph(
+        "sent",
+        f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all, "
+        f"{_count(frames, 'frame')} on the wire, {again:,} of them sent again.",
+    )
+    yield from _wire(runs)
+    example = next((run for run in runs if run.first_difference or run.holes), None)
+    if example is not None:
+        for paragraph in _difference(example):
+            said = f"{paragraph.text} (run {example.sweep_value})"
+            yield Paragraph(paragraph.label, said, paragraph.style)
+    yield Paragraph("panic", _panic_context(runs))
+    yield from _broken(runs)
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def _oracles(cases: list[CaseResult]) -> Iterator[Paragraph]:
+    """One line: what held in every case it applied to, and what did not, and where."""
+    held: list[str] = []
+    nowhere: list[str] = []
+    broken: list[str] = []
+    for oracle in ORACLES:
+        states = [case.oracles.get(oracle, "not-applicable") for case in cases]
+        if "broken" in states:
+            who = dict.fromkeys(
+                case.group or case.name
+                for case, state in zip(cases, states, strict=True)
+                if state == "broken"
+            )
+            broken.append(f"{oracle} ({', '.join(who)})")
+        else:
+            (held if "held" in states else nowhere).append(oracle)
+    parts = [f"held: {', '.join(held)}"] if held else []
+    parts += [f"broken: {', '.join(broken)}"] if broken else []
+    parts += [f"not applicable: {', '.join(nowhere)}"] if nowhere else []
+    if parts:
+        yield Paragraph("oracles", "; ".join(parts) + ".")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(
+        text if text.endswith((".", "!", "?")) else f"{text}." for text in texts if text
+    )
+
+
+def _print(paragraph: Paragraph, console: Console, width: int) -> None:
+    headline = paragraph.label in ("ok", "WRONG")
+    margin = " " * (_INDENT + _LABEL) if paragraph.label else ""
+    if not paragraph.text:
+        console.print()
+        return
+    unbroken = paragraph.label in ("folder", "replay")
+    body = [paragraph.text]
+    if not unbroken:
+        body = textwrap.wrap(
+            paragraph.text, width - len(margin), break_long_words=True, break_on_hyphens=False
+        )
+    for number, line in enumerate(body):
+        text = Text()
+        if paragraph.label:
+            label = f"{paragraph.label if number == 0 else '':<{_LABEL}}"
+            text.append(f"{' ' * _INDENT}{label}", paragraph.style if headline else "dim")
+        plain = number and not headline and not paragraph.style
+        text.append(line, "" if plain else paragraph.style)
+        console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,289 @@
+"""Plays every run of a scenario and judges it.
+
+A run is: set the stage, tell the story, collect the evidence, ask the oracles, compare with what
+was expected. Evidence is gathered here from all sides and trusted from none: memory at the panic
+from the machine, the stored bytes from the disk, what was said from the wire, the rest from the
+guard.
+
+    FOLDER/                events.jsonl, wire.pcapng, dumps/     one run
+    FOLDER/cases/NAME/     the same, for each of several
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.capture.pcapng import PcapngWriter
+from bench.errors import BadInput
+from bench.events import EventLog
+from bench.judge.compare import Comparison, compare, read_stored
+from bench.judge.expect import unmet
+from bench.judge.oracles import ORACLES, Evidence, outcome
+from bench.judge.watch import WireWatch
+from bench.progress import Progress
+from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
+from bench.story.stage import CLIENT_MAC, Stage, Stages
+from bench.story.told import NoSuchStep, Story, Told
+from bench.verdict import CaseResult, Difference, Hole, PanicContext, RunResult
+from bench.wire.contracts import Direction
+from nic_models.frames import Frames
+
+#: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
+_STORED_NAME: Final = re.compile(r"(vmcore(_encrypted)?|info|bounds|key)\.[\w.:-]+")
+_DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    tier: str,
+    why_this_tier: str,
+    seed: int,
+    run_folder: Path,
+    progress: Progress,
+) -> RunResult:
+    """Play all runs; what they leave is in ``run_folder``, which exists."""
+    result = RunResult(scenario.name, tier, why_this_tier, seed)
+    scratch = run_folder / "server"
+    with Stages(tier, scratch) as stages:
+        runs = [run for case in expand_cases(scenario) for run in _every(case, seed, run_folder)]
+        progress.cases(len(runs))
+        for run in runs:
+            folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                result.cases.append(_run(run, seed, folder, stages, progress))
+            except NoSuchStep as error:
+                raise BadInput(f"{scenario.file}: case {run.group}: {error}") from None
+    return result
+
+
+def _every(case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
+    """The runs of a sweep over every step: one is played dry to count them."""
+    if case.sweep_over is None or case.sweep_value is not None:
+        return [case]
+    with Stages("sim", folder) as stages:
+        stage = stages.set(case, seed, folder / "dry", _nobody)
+        steps = Story(case, stage, seed, _silent).count_steps()
+        stages.collect(stage)
+    (folder / "dry").rmdir()
+    return with_values(case, range(steps))
+
+
+def _nobody(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -> None: ...
+
+
+def _silent(_kind: str, **_fields: object) -> None: ...
+
+
+def _run(
+    run: ResolvedCase, seed: int, folder: Path, stages: Stages, progress: Progress
+) -> CaseResult:
+    progress.case(run.name, run.machine.memory)
+    watch = WireWatch(CLIENT_MAC)
+    with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
+        capture = PcapngWriter(file)
+
+        def observe(direction: Direction, frames: Frames, notes: Mapping[int, str]) -> None:
+            capture.write(direction, frames, notes)
+            watch.observe(direction, frames, notes)
+            progress.sent(watch.data_bytes)
+
+        stage = stages.set(run, seed, folder / "dumps", observe)
+
+        def tell(kind: str, **fields: object) -> None:
+            events.emit(kind, stage.clock.now_ns(), **fields)
+
+        story = Story(run, stage, seed, tell)
+        story.boot()
+        struck = story.live()
+        tell("panic", where=struck)
+        told = story.dump(struck)
+        tell("end", error=told.report.error, deadlock=told.deadlock, hung=told.out_of_time)
+    evidence = _gather(told, stage, watch, stages)
+    return _judge(run, told, stage, watch, evidence)
+
+
+# --- evidence -------------------------------------------------------------------------------------
+
+
+def _gather(told: Told, stage: Stage, watch: WireWatch, stages: Stages) -> Evidence:
+    expected = _expected(told)
+    report = told.report
+    seen = Evidence(
+        claims_success=report.claims_success,
+        gave_up=report.detail,
+        deadlock=told.deadlock,
+        out_of_time=told.out_of_time,
+        acked=watch.acknowledged(),
+        expected=expected,
+        violations=told.machine.guard.summary(),
+        memory_changes=told.machine.memory_changes(),
+        server_present=stage.server is not None,
+    )
+    before = _digests(stage.live_dumpdir)
+    if any(name.endswith(".last") for name in before):
+        sample = watch.sample()
+        stage.play_again(sample)
+        after = _digests(stage.live_dumpdir)
+        seen.replayed = len(sample)
+        seen.replay_changed = sorted(
+            name for name in before | after if before.get(name) != after.get(name)
+        )
+    seen.server_trouble = [*stage.server_trouble(), *_strangers(before)]
+    stages.collect(stage)
+    stored = _stored_dump(stage.dumpdir)
+    if stored is not None:
+        seen.stored = read_stored(stored)
+        seen.stored_as = stored.name
+        seen.is_final = not stored.name.endswith(".partial")
+        seen.comparison = compare(expected, seen.stored)
+    return seen
+
+
+def _expected(told: Told) -> NDArray[np.uint8]:
+    """The dump that memory at the panic makes."""
+    truth = told.machine.truth
+    assert truth is not None, "the story ends after a panic"
+    image = told.client.image
+    parts = [np.frombuffer(image.header, np.uint8)]
+    parts += [truth[s.physical : s.physical + s.length] for s in image.segments]
+    return np.concatenate(parts)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """What lies in a folder: name -> a digest of the contents, or where a link leads."""
+    found: dict[str, str] = {}
+    for path in _files(folder):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        else:
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return found
+
+
+def _strangers(names: Mapping[str, str]) -> list[str]:
+    return [
+        f"left a file of no known kind: {name}"
+        for name in names
+        if not _STORED_NAME.fullmatch(Path(name).name)
+    ]
+
+
+def _stored_dump(folder: Path) -> Path | None:
+    """The latest dump in a folder."""
+    dumps = [
+        (int(match[2]), path)
+        for path in _files(folder)
+        if not path.is_symlink() and (match := _DUMP_NAME.fullmatch(path.name))
+    ]
+    return max(dumps)[1] if dumps else None
+
+
+# --- judgement ------------------------------------------------------------------------------------
+
+
+def _judge(
+    run: ResolvedCase, told: Told, stage: Stage, watch: WireWatch, seen: Evidence
+) -> CaseResult:
+    rulings = {name: oracle(seen) for name, oracle in ORACLES.items()}
+    report, stats = told.report, told.report.stats
+    result = CaseResult(
+        name=run.name,
+        group=run.group,
+        profile=run.profile,
+        mode=run.nic.mode,
+        outcome=outcome(seen),
+        expected=str(run.expect),
+        met=False,
+        oracles={name: ruling.state for name, ruling in rulings.items()},
+        oracle_reasons={name: ruling.why for name, ruling in rulings.items() if ruling.why},
+        dump_bytes=told.client.image.length,
+        seconds=told.seconds,
+        frames=watch.frames,
+        retransmissions=stats.retransmissions,
+        refused=dict(stats.refused),
+        first_difference=_first_difference(told, seen.comparison),
+        sweep_over=run.sweep_over,
+        sweep_value=run.sweep_value,
+        error=report.error,
+        why=told.deadlock or told.out_of_time or _why(report.failed_in, report.detail),
+        panic_context=_panic_context(told),
+        foreign_frames_accepted=stats.foreign_accepted,
+        wire=_wire_deeds(stage),
+        violations=seen.violations,
+        notes=_notes(run, told, seen),
+    )
+    if seen.comparison is not None and result.outcome == "silent-hole":
+        holes = seen.comparison.holes
+        result.holes = [Hole(hole.start, hole.end) for hole in holes]
+        result.hole_bytes = sum(hole.end - hole.start for hole in holes)
+    result.unmet = unmet(run.expect, result, rulings)
+    result.met = not result.unmet
+    return result
+
+
+def _why(failed_in: object, detail: str) -> str:
+    step = getattr(failed_in, "value", "")
+    return f"It could not {step}: {detail}" if step else ""
+
+
+def _first_difference(told: Told, found: Comparison | None) -> Difference | None:
+    if found is None or not found.ranges:
+        return None
+    offset = found.ranges[0].start
+    image = told.client.image
+    at = offset - len(image.header)
+    physical: int | None = None
+    for segment in image.segments if at >= 0 else ():
+        if at < segment.length:
+            physical = segment.physical + at
+            break
+        at -= segment.length
+    return Difference(offset, found.expected_at_first.hex(), found.stored_at_first.hex(), physical)
+
+
+def _panic_context(told: Told) -> PanicContext:
+    machine = told.machine
+    guard, pool = machine.guard, machine.panic_pool
+    return PanicContext(
+        pool_high_water=pool.high_water,
+        pool_size=pool.size,
+        locks_bypassed=guard.locks_bypassed,
+        locks_held_by_stopped_cpus=guard.bypassed_while_held,
+        polls=told.report.stats.polls,
+        interrupts=guard.interrupts_asserted,
+    )
+
+
+def _wire_deeds(stage: Stage) -> dict[str, int]:
+    deeds: dict[str, int] = {}
+    for count in stage.faults.counts:
+        deeds[count.rule.action] = deeds.get(count.rule.action, 0) + count.struck
+    return deeds | {str(name): count for name, count in stage.bystanders.added.items()}
+
+
+def _notes(run: ResolvedCase, told: Told, seen: Evidence) -> list[str]:
+    notes: list[str] = []
+    if run.machine.panic_during != "idle":
+        notes.append(f"The panic struck {told.struck}.")
+    arena = told.machine.memory.arena[0]
+    late = sum(end - start for start, end in told.device.dma_writes() if start < arena)
+    if late:
+        notes.append(f"The NIC wrote {late} bytes of ordinary memory after the panic.")
+    if seen.stored_as.endswith(".partial"):
+        notes.append(f"The server keeps what came as {seen.stored_as}.")
+    return notes

@@ -1,0 +1,98 @@
+"""Keys that are right by themselves and impossible together.
+
+A rule names the key to blame, asks a question about a resolved case, and says what is wrong. They
+are asked of each case with its overrides merged, so a mistake that only one case makes is found
+where that case makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from bench.scenario.positions import Path
+from bench.scenario.schema import CLIENT_KINDS, SERVER_KINDS, Case, Document, ResolvedCase, Sweep
+
+#: (key to blame, when, what is wrong). Of machine, nic, network, server and client.
+SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = (
+    (
+        ("machine", "panic_cpu"),
+        lambda c: c.machine.panic_cpu >= c.machine.cpus,
+        "no such CPU: they are numbered from 0 and machine.cpus counts them",
+    ),
+    (
+        ("machine", "panic_at"),
+        lambda c: c.machine.panic_at is not None and c.machine.panic_during == "idle",
+        "a machine at idle has no steps: set machine.panic_during to transmit or interrupt",
+    ),
+    (
+        ("machine", "panic_during"),
+        lambda c: c.machine.panic_during != "idle" and c.machine.load == "none",
+        "there is no such work to panic in: machine.load is 'none'",
+    ),
+    (
+        ("machine", "panic_during"),
+        lambda c: c.sweep_over == "panic-step" and c.machine.panic_during == "idle",
+        "a sweep over panic steps needs work: set it to transmit or interrupt",
+    ),
+)
+
+
+def faults(document: Document) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the wire."""
+    for i, fault in enumerate(document.wire.fault):
+        path: Path = ("wire", "fault", i)
+        if (fault.chance is None) == (fault.index is None):
+            yield path, "give exactly one of chance and index"
+        for kinds, direction in ((CLIENT_KINDS, "to-client"), (SERVER_KINDS, "to-server")):
+            if fault.kind in kinds and fault.direction == direction:
+                yield (*path, "direction"), f"no {fault.kind} frame ever travels {direction}"
+
+
+def expectations(document: Document, case: Case, number: int) -> Iterator[tuple[Path, str]]:
+    """What is wrong with a case's sweep and with what it expects."""
+    path: Path = ("case", number)
+    expect, sweep = case.expect, case.sweep
+    if not expect.outcome and not expect.oracle_broken:
+        yield (*path, "expect"), "expects nothing: give outcome or oracle_broken"
+    if (expect.at is None) != (expect.otherwise is None):
+        yield (*path, "expect"), "at and otherwise come together"
+    if expect.at is not None:
+        if sweep is None:
+            yield (*path, "expect", "at"), "at needs a sweep"
+        elif sweep.values is not None and (strange := set(expect.at) - set(sweep.values)):
+            yield (*path, "expect", "at"), f"the sweep never gets to {min(strange)}"
+        if expect.outcome is None:
+            yield (*path, "expect", "at"), "at says where an outcome is expected: give outcome"
+    if expect.error and expect.outcome not in (None, "failed"):
+        yield (*path, "expect", "error"), f"a dump that ends {expect.outcome!r} reports no error"
+    if expect.error and expect.at is not None:
+        yield (*path, "expect", "error"), "at and otherwise know no error"
+    if sweep is not None and sweep.over == "lost-frame":
+        yield from _lost_frame(document, (*path, "sweep"))
+    if sweep is not None and sweep.over == "panic-step":
+        yield from _panic_step(document, case, sweep, path)
+
+
+def _lost_frame(document: Document, path: Path) -> Iterator[tuple[Path, str]]:
+    first = document.wire.fault[0] if document.wire.fault else None
+    if first is None:
+        yield path, "there is no frame to lose: it sets the index of the first [[wire.fault]]"
+    elif first.does != "drop" or first.index is None:
+        yield path, "it sets the index of the first [[wire.fault]]: that must drop by index"
+
+
+def _panic_step(
+    document: Document, case: Case, sweep: Sweep, path: Path
+) -> Iterator[tuple[Path, str]]:
+    if document.machine.panic_at is not None or case.machine.panic_at is not None:
+        yield (*path, "sweep"), f"{sweep.over} sets machine.panic_at, which is given already"
+
+
+def settings(case: ResolvedCase) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the rest, once merged."""
+    for path, impossible, says in SETTINGS:
+        if impossible(case):
+            yield path, says
+    if not case.server.present and case.expect.outcome in ("complete", "silent-hole"):
+        yield ("expect", "outcome"), "nobody claims success where there is no server"

@@ -1,0 +1,268 @@
+"""Reading scenario files, and saying plainly what is wrong with one.
+
+Every complaint names the file, the line, the key, what is wrong, and the nearest thing that would
+have been right. All problems of a file are reported at once, in the order of its lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path as FilePath
+from typing import Any, Final, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import BadInput
+from bench.scenario import combinations
+from bench.scenario.positions import Path, index_positions
+from bench.scenario.schema import Case, Document, ResolvedCase, Scenario, Table, Wire
+from bench.scenario.values import MAX_RANGE
+
+#: Where the scenarios that come with the bench live.
+HOME: Final = FilePath(__file__).resolve().parents[2] / "scenarios"
+#: A scenario is a page of text; a file this large is something else.
+MAX_FILE: Final = 1 << 20
+
+_T = TypeVar("_T", bound=Table)
+
+
+class ScenarioError(BadInput):
+    """A scenario can't be used. ``problems``: one clear line each."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``'; did you mean "locked"?'``, or nothing where no choice is near."""
+    lowered = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f'; did you mean "{lowered[close[0]]}"?' if close else ""
+
+
+def list_scenarios(home: FilePath = HOME) -> list[str]:
+    """The names of the scenarios that come with the bench, sorted."""
+    return sorted(path.stem for path in home.glob("*.toml"))
+
+
+def load_scenario(name_or_path: str | FilePath, home: FilePath = HOME) -> Scenario:
+    """A scenario by name, or by the path of a TOML file. Raises ``ScenarioError``."""
+    wanted = str(name_or_path)
+    path = FilePath(wanted)
+    if "/" not in wanted and path.suffix != ".toml":
+        names = list_scenarios(home)
+        if wanted not in names:
+            raise ScenarioError(
+                [
+                    f'no scenario is named "{wanted}"{nearest(wanted, names)}'
+                    " (`netdump-bench list` names them all)"
+                ]
+            )
+        path = home / f"{wanted}.toml"
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ScenarioError([f"{path}: {error.strerror or error}"]) from None
+    if len(content) > MAX_FILE:
+        raise ScenarioError([f"{path}: more than {MAX_FILE} bytes: this is no scenario"])
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ScenarioError([f"{path}:{line}: not UTF-8, which TOML is always in"]) from None
+    return parse_scenario(text, path.stem, str(path))
+
+
+def parse_scenario(text: str, name: str, file: str) -> Scenario:
+    """A scenario from its text; ``file`` is what complaints call it."""
+    text = text.replace("\r\n", "\n")
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)", str(error))
+        says = re.sub(r" \(at .*\)$", "", str(error))
+        if where and where[1]:
+            spot = f"{where[1]}:{where[2]}"
+        else:
+            spot = f"{len(text.splitlines())}: at its end"
+        raise ScenarioError([f"{file}:{spot}: not TOML: {says}"]) from None
+    positions = index_positions(text)
+    found: list[tuple[Path, str]]
+    try:
+        document = Document.model_validate(raw)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        broken = {d["loc"][:n] for d in details for n in range(len(d["loc"]))}
+        # A list whose elements are all bad counts as empty: the elements' own faults say more.
+        found = [_explain(d) for d in details if d["type"] != "too_short" or d["loc"] not in broken]
+    else:
+        found = list(_impossible(document))
+        if not found:
+            return Scenario(name, file, text, document)
+    lines = sorted({(positions.line(path), f"{_dotted(path)}: {says}") for path, says in found})
+    raise ScenarioError(f"{file}:{line}: {says}" for line, says in lines)
+
+
+def only_profile(scenario: Scenario, profile: str) -> Scenario:
+    """The same story with one profile's cases. Raises ``ScenarioError`` where there are none."""
+    known = dict.fromkeys(case.profile for case in scenario.document.case)
+    if profile not in known:
+        raise ScenarioError(
+            [
+                f'{scenario.name} has no case for the profile "{profile}"'
+                f"{nearest(profile, known)} (it has {', '.join(known)})"
+            ]
+        )
+    return replace(scenario, profiles=(profile,))
+
+
+# --- from cases to runs ---------------------------------------------------------------------------
+
+
+def expand_cases(scenario: Scenario) -> list[ResolvedCase]:
+    """Every run of the story, in its order: overrides merged, sweeps expanded.
+
+    A sweep over every value stays one case with ``sweep_value`` None; ``with_values`` expands it.
+    """
+    runs: list[ResolvedCase] = []
+    for case, resolved in _resolve(scenario.document):
+        if scenario.profiles is not None and case.profile not in scenario.profiles:
+            continue
+        if case.sweep is None or case.sweep.values is None:
+            runs.append(resolved)
+        else:
+            runs += with_values(resolved, case.sweep.values)
+    return runs
+
+
+def with_values(case: ResolvedCase, values: Iterable[int]) -> list[ResolvedCase]:
+    """The runs of a sweep: ``case`` once for each value of what it sweeps over."""
+    runs = []
+    for value in list(values)[:MAX_RANGE]:
+        machine, wire = case.machine, case.wire
+        if case.sweep_over == "panic-step":
+            machine = machine.model_copy(update={"panic_at": value})
+        else:
+            lost = wire.fault[0].model_copy(update={"index": (value,)})
+            wire = Wire(fault=(lost, *wire.fault[1:]), bystander=wire.bystander)
+        runs.append(
+            replace(
+                case,
+                name=f"{case.group}-{case.sweep_over}-{value:03d}",
+                machine=machine,
+                wire=wire,
+                expect=case.expect.here(value),
+                sweep_value=value,
+            )
+        )
+    return runs
+
+
+def _resolve(document: Document) -> Iterator[tuple[Case, ResolvedCase]]:
+    """Each case of the file with its overrides merged; groups get names of their own."""
+    taken: set[str] = set()
+    for case in document.case:
+        stem = re.sub(r"[^a-z0-9.]+", "-", (case.name or case.profile).lower()).strip("-") or "case"
+        group = stem
+        for number in range(2, len(document.case) + 2):
+            if group not in taken:
+                break
+            group = f"{stem}-{number}"
+        taken.add(group)
+        yield (
+            case,
+            ResolvedCase(
+                name=group,
+                group=group,
+                profile=case.profile,
+                machine=_merged(document.machine, case.machine),
+                nic=_merged(document.nic, case.nic),
+                network=_merged(document.network, case.network),
+                server=_merged(document.server, case.server),
+                client=_merged(document.client, case.client),
+                wire=document.wire,
+                expect=case.expect,
+                sweep_over=case.sweep.over if case.sweep else None,
+            ),
+        )
+
+
+def _merged(base: _T, override: _T) -> _T:
+    return base.model_copy(
+        update={name: getattr(override, name) for name in override.model_fields_set}
+    )
+
+
+# --- explaining mistakes --------------------------------------------------------------------------
+
+
+def _impossible(document: Document) -> Iterator[tuple[Path, str]]:
+    """What is impossible together, blamed on the case's key where the case sets it."""
+    yield from combinations.faults(document)
+    for number, (case, resolved) in enumerate(_resolve(document)):
+        yield from combinations.expectations(document, case, number)
+        for path, says in combinations.settings(resolved):
+            section = getattr(case, str(path[0]))
+            in_case = path[0] == "expect" or path[1] in section.model_fields_set
+            yield (("case", number, *path) if in_case else path), says
+
+
+def _explain(error: Any) -> tuple[Path, str]:
+    """One of pydantic's complaints -> (key, what is wrong, in this project's words)."""
+    path: Path = tuple(error["loc"])
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        known = _model_at(path[:-1]).model_fields
+        return path, f"unknown key{nearest(str(path[-1]), known)} (known: {', '.join(known)})"
+    if kind == "missing":
+        return path, "is missing, and has no default"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return path, f"{value!r} is none of {', '.join(choices)}{nearest(str(value), choices)}"
+    if kind == "value_error":
+        return path, str(error["ctx"]["error"])
+    if kind == "too_short":
+        return path, "is empty, and needs at least one"
+    if kind.endswith("_type"):
+        return path, f"wants {_WANTED.get(kind, kind)}, not {value!r}"
+    return path, f"{error['msg'][0].lower()}{error['msg'][1:]} (it is {value!r})"
+
+
+_WANTED: Final = {
+    "int_type": "a whole number",
+    "string_type": "a string in quotes",
+    "bool_type": "true or false",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "tuple_type": "a list",
+}
+
+
+def _model_at(path: Path) -> type[BaseModel]:
+    """The grammar's table at a path; indices of lists lead to their element."""
+    model: type[BaseModel] = Document
+    for part in path:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models_in(model.model_fields[part].annotation), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
+
+
+def _dotted(path: Path) -> str:
+    """``("case", 1, "expect")`` -> ``case[2].expect``: people count from 1."""
+    text = ""
+    for part in path:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "file"

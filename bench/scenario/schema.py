@@ -1,0 +1,317 @@
+"""The grammar of a scenario file: one class a table, one field a key.
+
+A scenario tells who dies (``machine``), through which card (``nic``), over which wire (``network``,
+``wire``), towards whom (``server``), and what each client profile should make of it (``case``).
+Three rules:
+
+1. Every key has a default that plays the plain story, so a file holds only what is special in it.
+2. A case may override any of machine, nic, network, server and client; what it does not name stays.
+3. A *sweep* turns one case into many that differ in one number: which frame is lost, or before
+   which step of its ordinary work the machine panics.
+
+Nothing here looks at whether keys fit together; that is ``combinations.py``. Files are read, and
+mistakes in them explained, by ``load.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+)
+
+from bench.scenario.values import (
+    Count,
+    parse_chance,
+    parse_count,
+    parse_every,
+    parse_ranges,
+    parse_rate,
+    parse_size,
+)
+
+Tier = Literal["tap", "qemu", "sim"]
+ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
+Outcome = Literal["complete", "silent-hole", "failed", "deadlock"]
+OracleName = Literal[
+    "bytes-equal",
+    "no-false-success",
+    "no-false-failure",
+    "ack-means-kept",
+    "panic-hygiene",
+    "liveness",
+    "server-safety",
+    "idempotence",
+    "device-truth",
+]
+FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack"]
+
+TIERS: Final[tuple[str, ...]] = get_args(Tier)
+PROFILES: Final[tuple[str, ...]] = get_args(ProfileName)
+
+#: Kinds of frame that only one side sends.
+CLIENT_KINDS: Final = frozenset({"herald", "vmcore", "kdh", "key", "finished"})
+SERVER_KINDS: Final = frozenset({"ack"})
+
+
+def _one_or_more(value: object) -> object:
+    """A single string where a list may stand is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _step(value: object) -> str | int | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(f"{value!r} is not a step: write its name or its number, counted from 0")
+
+
+def _sweep_values(value: object) -> tuple[int, ...] | None:
+    if value == "every":
+        return None
+    if isinstance(value, str) and ".." not in value and not value.strip().isdigit():
+        raise ValueError(f"{value!r} is not a sweep: write 'every', or numbers, as '0..45'")
+    return parse_ranges(value)
+
+
+def _path(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or "\0" in value or len(value) > 1023:
+        raise ValueError("the server takes a relative path of at most 1023 bytes, without '..'")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Ranges = Annotated[tuple[int, ...], BeforeValidator(parse_ranges)]
+Expected = Annotated[Count | None, PlainValidator(parse_count)]
+
+
+class Table(BaseModel):
+    """Strict and immutable: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Machine(Table):
+    """The machine that dies."""
+
+    memory: Annotated[Size, Field(ge=64 << 10, le=64 << 30, multiple_of=4096)] = 16 << 20
+    arena: Annotated[Size, Field(ge=256 << 10, le=1 << 30, multiple_of=4096)] = 4 << 20
+    """Set aside at boot for the panic: all that the dump may use for rings, headers, buffers."""
+    zero_pages: StrictBool = True
+    """Whether some pages hold only zeros, as in a real machine: a hole there can't be seen."""
+    cpus: Annotated[StrictInt, Field(ge=1, le=256)] = 4
+    hostname: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=r"^[\w.-]+$")] = (
+        "victim"
+    )
+    panic: Annotated[StrictStr, Field(min_length=1, max_length=174)] = (
+        "page fault in kernel mode (the bench asked for it)"
+    )
+    panic_cpu: Annotated[StrictInt, Field(ge=0)] = 0
+    load: Literal["none", "light", "heavy"] = "light"
+    """Ordinary network traffic before the panic."""
+    panic_during: Literal["idle", "transmit", "interrupt"] = "idle"
+    panic_at: Annotated[str | int | None, PlainValidator(_step)] = None
+    """Before which step of that work: its name, or its number from 0. None = before the first."""
+    starve_mbufs: StrictBool = False
+    """The ordinary allocator has nothing left."""
+
+
+class Nic(Table):
+    """The card, and how its driver is used after the panic."""
+
+    model: Literal["e1000"] = "e1000"
+    mode: Literal["polled", "locked"] = "polled"
+    promiscuous: StrictBool = False
+    rate: Annotated[int, BeforeValidator(parse_rate)] = 10**9
+    """Line rate of the sim tier, bit/s; the other tiers are as fast as they are."""
+    mtu: Annotated[StrictInt, Field(ge=576, le=9000)] = 1500
+    tx_ring: Annotated[StrictInt, Field(ge=8, le=4096, multiple_of=8)] = 1024
+    rx_ring: Annotated[StrictInt, Field(ge=8, le=4096, multiple_of=8)] = 1024
+
+
+class Network(Table):
+    """Between the machine and the server."""
+
+    gateway: StrictBool = False
+    """The server is on another network, reachable through a gateway only."""
+    latency_us: Annotated[StrictInt, Field(ge=0, le=10_000_000)] = 50
+    """One way."""
+
+
+class Server(Table):
+    """The dump server."""
+
+    present: StrictBool = True
+    rescue: StrictBool = True
+    """Holds acks that a stock client would take for those of other frames."""
+    strict_finish: StrictBool = True
+    """Does not acknowledge FINISHED while the dump has holes."""
+    max_dump: Annotated[Size | None, Field(ge=4096)] = None
+
+
+class Client(Table):
+    """Overrides of the profile's own numbers."""
+
+    polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
+    retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
+    window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
+    path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
+
+
+class Fault(Table):
+    """Something the wire does to frames: by chance, or to the n-th of a kind (from 0)."""
+
+    does: Literal["drop", "duplicate", "reorder", "corrupt", "truncate"]
+    direction: Literal["to-server", "to-client", "both"] = "both"
+    kind: FaultKind = "any"
+    chance: Annotated[float, BeforeValidator(parse_chance)] | None = None
+    index: Ranges | None = None
+
+
+class Bystander(Table):
+    """A third host on the machine's segment."""
+
+    sends: Literal["acks-for-another-mac", "unicast-to-others", "broadcast-noise", "arp-spoof"]
+    every: Annotated[int, BeforeValidator(parse_every)] = 1
+
+
+class Wire(Table):
+    """What goes wrong between the two ends."""
+
+    fault: tuple[Fault, ...] = ()
+    bystander: tuple[Bystander, ...] = ()
+
+
+class Sweep(Table):
+    """One case for each of ``values``; None = every one there is, which the runner finds out."""
+
+    over: Literal["lost-frame", "panic-step"]
+    values: Annotated[tuple[int, ...] | None, PlainValidator(_sweep_values)]
+
+
+class Expect(Table):
+    """What should come of a case. What is left out is not asked for."""
+
+    outcome: Outcome | None = None
+    at: Ranges | None = None
+    """In a sweep: where ``outcome`` is expected; elsewhere ``otherwise``."""
+    otherwise: Outcome | None = None
+    oracle_broken: Annotated[tuple[OracleName, ...], BeforeValidator(_one_or_more)] = ()
+    """Oracles that this case is there to see broken."""
+    error: Annotated[StrictStr | None, Field(pattern=r"^E[A-Z0-9]+$")] = None
+    """errno's name, as the dump's caller sees it."""
+    foreign_frames_accepted: Expected = None
+    refused: Annotated[tuple[StrictStr, ...], BeforeValidator(_one_or_more)] = ()
+    """Reasons for which the client must have refused at least one frame each."""
+    retransmissions: Expected = None
+
+    def here(self, value: int) -> Expect:
+        """What is expected at one value of a sweep."""
+        outcome = self.outcome if self.at is None or value in self.at else self.otherwise
+        return self.model_copy(update={"outcome": outcome, "at": None, "otherwise": None})
+
+    def __str__(self) -> str:
+        """In the words of the verdict: ``silent-hole, panic-hygiene broken``."""
+        said: list[str] = [self.outcome] if self.outcome else []
+        said += [f"{oracle} broken" for oracle in self.oracle_broken]
+        said += [self.error] if self.error else []
+        if self.foreign_frames_accepted is not None:
+            said.append(f"{self.foreign_frames_accepted} foreign frames accepted")
+        said += [f"refuses {reason}" for reason in self.refused]
+        if self.retransmissions is not None:
+            said.append(f"{self.retransmissions} retransmissions")
+        return ", ".join(said)
+
+
+class Case(Table):
+    """One client profile in this story. Of its sections only the keys that it sets count."""
+
+    profile: ProfileName
+    name: Annotated[StrictStr, Field(min_length=1, max_length=60)] | None = None
+    machine: Machine = Machine()
+    nic: Nic = Nic()
+    network: Network = Network()
+    server: Server = Server()
+    client: Client = Client()
+    sweep: Sweep | None = None
+    expect: Expect
+
+
+class Document(Table):
+    """A whole file."""
+
+    title: Annotated[StrictStr, Field(min_length=1, max_length=90)]
+    why: Annotated[StrictStr, Field(min_length=1, max_length=400)]
+    """One sentence: which remark of the review, or which defect, this answers."""
+    story: StrictStr = ""
+    """More, for the verdict."""
+    tiers: Annotated[tuple[Tier, ...], Field(min_length=1)] = ("tap", "sim")
+    """In order of preference."""
+    machine: Machine = Machine()
+    nic: Nic = Nic()
+    network: Network = Network()
+    server: Server = Server()
+    client: Client = Client()
+    wire: Wire = Wire()
+    case: Annotated[tuple[Case, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario file, read and found good."""
+
+    name: str
+    file: str
+    """Where it was read from, as the user wrote it."""
+    text: str
+    """The file itself: it is copied to the run folder, and replayed from there."""
+    document: Document
+    profiles: tuple[str, ...] | None = None
+    """Play only these profiles' cases; None = all."""
+
+    @property
+    def title(self) -> str:
+        return self.document.title
+
+    @property
+    def why(self) -> str:
+        return self.document.why
+
+    @property
+    def story(self) -> str:
+        return self.document.story
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        return self.document.tiers
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedCase:
+    """One run: every default filled in, every override merged."""
+
+    name: str
+    """Unlike any other in its scenario, and fit for a folder's name."""
+    group: str
+    """The case in the file that it comes from: what a sweep's runs have in common."""
+    profile: ProfileName
+    machine: Machine
+    nic: Nic
+    network: Network
+    server: Server
+    client: Client
+    wire: Wire
+    expect: Expect
+    sweep_over: Literal["lost-frame", "panic-step"] | None = None
+    sweep_value: int | None = None
+    """None, with ``sweep_over`` given: every value; ``with_values`` makes the runs."""

@@ -1,0 +1,165 @@
+"""What came of a run: plain data, the same for people (``report.py``), for programs, and on disk.
+
+``RunResult.as_json`` is the document that ``run --json`` prints and ``verdict.json`` holds. Its
+keys are a promise; new ones may be added, none of these changes its meaning:
+
+    scenario tier why_this_tier seed passed run_folder replay
+    cases[]: profile mode outcome expected met oracles{} dump_bytes seconds frames
+             retransmissions refused{} first_difference
+
+Everything that can grow with the dump is bounded here, at the last place before the reader.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+OracleState = Literal["held", "broken", "not-applicable"]
+
+ORACLES: Final = (
+    "bytes-equal",
+    "no-false-success",
+    "no-false-failure",
+    "ack-means-kept",
+    "panic-hygiene",
+    "liveness",
+    "server-safety",
+    "idempotence",
+    "device-truth",
+)
+
+#: Holes, violations and notes that are listed; the rest is counted.
+MAX_LISTED: Final = 100
+
+
+@dataclass(slots=True)
+class Difference:
+    """The first place where the stored dump is not what memory held. Bytes are hex."""
+
+    offset: int
+    """In the dump."""
+    expected: str
+    stored: str
+    physical_address: int | None = None
+
+
+@dataclass(slots=True)
+class Hole:
+    """Bytes ``start`` to ``end`` (exclusive) of the dump that were never stored."""
+
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class PanicContext:
+    """What the dying kernel did with its last means, from the panic to the end of the dump."""
+
+    pool_high_water: int = 0
+    """Most buffers of the panic pool in use at once."""
+    pool_size: int = 0
+    locks_bypassed: int = 0
+    locks_held_by_stopped_cpus: int = 0
+    """How many of the bypassed ones a stopped CPU owned."""
+    polls: int = 0
+    interrupts: int = 0
+    """Interrupts that fired although nobody could serve them."""
+
+
+@dataclass(slots=True)
+class CaseResult:
+    """One run of one case."""
+
+    name: str
+    profile: str
+    mode: str
+    outcome: str
+    """complete, silent-hole, failed, deadlock, or hung."""
+    expected: str
+    met: bool
+    oracles: dict[str, OracleState] = field(default_factory=dict)
+    dump_bytes: int = 0
+    seconds: float = 0.0
+    """From the panic to the end of the dump, on the run's clock."""
+    frames: int = 0
+    """Seen on the wire, both ways."""
+    retransmissions: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    first_difference: Difference | None = None
+
+    group: str = ""
+    """The case of the file that this run is one of; ``name`` where there is no sweep."""
+    sweep_over: str | None = None
+    sweep_value: int | None = None
+    error: str | None = None
+    """errno's name, as the dump's caller saw it."""
+    why: str = ""
+    """The client's or the bench's own account of an end other than complete."""
+    unmet: list[str] = field(default_factory=list)
+    """What was expected and did not come."""
+    oracle_reasons: dict[str, str] = field(default_factory=dict)
+    """For each oracle that is broken or not applicable: why."""
+    panic_context: PanicContext = field(default_factory=PanicContext)
+    foreign_frames_accepted: int = 0
+    wire: dict[str, int] = field(default_factory=dict)
+    """What the wire did to frames: ``{"drop": 3}``."""
+    violations: list[str] = field(default_factory=list)
+    holes: list[Hole] = field(default_factory=list)
+    hole_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        whole = asdict(self)
+        for name in ("holes", "violations", "notes"):
+            whole[name] = whole[name][:MAX_LISTED]
+        whole["refused"] = dict(sorted(self.refused.items()))
+        whole["oracles"] = {o: self.oracles.get(o, "not-applicable") for o in ORACLES}
+        whole["seconds"] = round(self.seconds, 6)
+        return whole
+
+
+@dataclass(slots=True)
+class RunResult:
+    """One scenario on one tier."""
+
+    scenario: str
+    tier: str
+    why_this_tier: str
+    """Empty where it is the scenario's first choice; else why, and what would enable that one."""
+    seed: int
+    run_folder: str = ""
+    replay: str = ""
+    """The command that plays it again."""
+    cases: list[CaseResult] = field(default_factory=list)
+    title: str = ""
+    why: str = ""
+    story: str = ""
+    only_profile: str | None = None
+    """Set where --profile left out the others' cases."""
+
+    @property
+    def passed(self) -> bool:
+        """Every case met its expectation, and there was one."""
+        return bool(self.cases) and all(case.met for case in self.cases)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario,
+            "tier": self.tier,
+            "why_this_tier": self.why_this_tier,
+            "seed": self.seed,
+            "passed": self.passed,
+            "run_folder": self.run_folder,
+            "replay": self.replay,
+            "title": self.title,
+            "why": self.why,
+            "only_profile": self.only_profile,
+            "cases": [case.as_json() for case in self.cases],
+        }
+
+
+def to_text(document: dict[str, Any]) -> str:
+    """A JSON document for a person's eyes and a program's: indented, one trailing newline."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

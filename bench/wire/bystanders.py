@@ -1,0 +1,194 @@
+"""Third hosts on the machine's segment: what a NIC hears that was not meant for it.
+
+A promiscuous NIC hears everything; any NIC hears broadcasts. ``Bystanders`` wraps a wire and adds,
+for every n-th frame that the machine sends, one frame of a third host to what the machine hears
+next, ahead of any answer to that frame:
+
+| trick | what the machine hears |
+|---|---|
+| unicast-to-others | UDP between two other hosts |
+| acks-for-another-mac | a perfect ack of what it has just sent, but to another host's MAC |
+| broadcast-noise | ARP requests for other hosts, and UDP broadcasts |
+| arp-spoof | ARP replies, unasked, that claim other hosts' addresses |
+
+The forged acks need the server's port, learned from the first frame that the server sends to the
+client; until then that trick keeps quiet. A client that does not compare the destination MAC
+believes them: to see the harm wrap this round the faults, ``Bystanders(Faults(...))``, so that
+frames that the wire loses are acked as well.
+
+Nothing is random: the same frames sent bring the same frames heard. scapy builds the noise, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from bench.clock import Clock
+from bench.wire.contracts import MINIMUM_FRAME, Observer, Wire
+from bench.wire.kinds import CODE, classify, leading_words
+from netdump.inet import Flow, udp_headers
+from netdump.messages import CLIENT_PORT
+from nic_models.frames import Frames
+
+TrickName = Literal["unicast-to-others", "acks-for-another-mac", "broadcast-noise", "arp-spoof"]
+
+#: Locally administered addresses of hosts that exist nowhere else in the bench.
+OTHER_MACS: Final = ("02:00:5e:00:99:01", "02:00:5e:00:99:02", "02:00:5e:00:99:03")
+OTHER_IPS: Final = ("198.18.0.201", "198.18.0.202", "198.18.0.203")
+
+_MESSAGES: Final = [CODE[kind] for kind in ("vmcore", "kdh", "key", "finished")]
+#: Ethernet, IPv4 and UDP headers and a netdump header.
+_MESSAGE_SIZE: Final = 66
+_SEQNO_COLUMNS: Final = slice(46, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Trick:
+    """One bystander: what it sends, and after every how many of the machine's frames."""
+
+    sends: TrickName
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sends not in get_args(TrickName):
+            raise ValueError(f"bystander {self.sends!r}: it sends one of {get_args(TrickName)}")
+        if self.every < 1:
+            raise ValueError(f"bystander {self.sends}: every {self.every} frames; give 1 or more")
+
+
+class Bystanders:
+    """A wire with third hosts on it."""
+
+    def __init__(
+        self,
+        inner: Wire,
+        tricks: Sequence[Trick],
+        *,
+        clock: Clock,
+        observer: Observer | None = None,
+    ) -> None:
+        """``observer`` is told of the added frames only, each with a note."""
+        self.added = dict.fromkeys((trick.sends for trick in tricks), 0)
+        """Frames added, by trick."""
+        self._inner = inner
+        self._clock = clock
+        self._observer = observer
+        self._tricks = tricks
+        self._seen = [0] * len(tricks)
+        self._noise = {
+            trick.sends: _templates(trick.sends)
+            for trick in tricks
+            if trick.sends != "acks-for-another-mac"
+        }
+        self._forges = "acks-for-another-mac" in self.added
+        self._server_port = 0
+        self._pending: list[tuple[TrickName, Frames]] = []
+
+    def send(self, frames: Frames) -> None:
+        if len(frames):
+            for i, trick in enumerate(self._tricks):
+                self._watch(i, trick, frames)
+        self._inner.send(frames)
+
+    def receive(self) -> Frames:
+        """The bystanders' frames, then what really arrived."""
+        arrived = self._inner.receive()
+        if self._forges and len(arrived):
+            self._learn_port(arrived)
+        if not self._pending:
+            return arrived
+        now_ns = self._clock.now_ns()
+        added = [(name, frames.at(now_ns)) for name, frames in self._pending]
+        self._pending.clear()
+        for name, frames in added:
+            if self._observer:
+                self._observer(
+                    "to-client", frames, dict.fromkeys(range(len(frames)), f"bystander: {name}")
+                )
+        return Frames.concat([*(frames for _, frames in added), arrived])
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _watch(self, i: int, trick: Trick, frames: Frames) -> None:
+        """Count the machine's frames, and prepare an answer to every n-th."""
+        if trick.sends == "acks-for-another-mac":
+            if not self._server_port:
+                return
+            frames = frames.take(
+                np.isin(classify(frames), _MESSAGES) & (frames.lengths >= _MESSAGE_SIZE)
+            )
+        before = self._seen[i]
+        self._seen[i] += len(frames)
+        nth = np.flatnonzero((before + 1 + np.arange(len(frames))) % trick.every == 0)
+        if not len(nth):
+            return
+        if trick.sends == "acks-for-another-mac":
+            heard = self._forged_acks(frames.take(nth))
+        else:
+            templates = self._noise[trick.sends]
+            heard = templates.take((self.added[trick.sends] + np.arange(len(nth))) % len(templates))
+        self.added[trick.sends] += len(nth)
+        self._pending.append((trick.sends, heard))
+
+    def _learn_port(self, arrived: Frames) -> None:
+        acks = np.flatnonzero(classify(arrived) == CODE["ack"])
+        if len(acks):
+            last = arrived.take(acks[-1:])
+            self._server_port = int(leading_words(last, 18)[0, 17])
+
+    def _forged_acks(self, messages: Frames) -> Frames:
+        """An ack of each of these messages of one client, to another host's MAC."""
+        first = messages.bytes_of(0)
+        flow = Flow(
+            src_mac=first[0:6],
+            dst_mac=bytes.fromhex(OTHER_MACS[0].replace(":", "")),
+            src_ip=first[30:34],
+            dst_ip=first[26:30],
+            src_port=self._server_port,
+            dst_port=CLIENT_PORT,
+        )
+        nothing = np.zeros(len(messages), np.int64)
+        acks = udp_headers(flow, messages.data[:, _SEQNO_COLUMNS], nothing, nothing, ttl=64)
+        padded = np.pad(acks, ((0, 0), (0, MINIMUM_FRAME - acks.shape[1])))
+        return Frames(padded, np.full(len(messages), MINIMUM_FRAME), messages.time_ns)
+
+
+def _padded(frame: bytes) -> bytes:
+    return frame.ljust(MINIMUM_FRAME, b"\0")
+
+
+def _templates(name: TrickName) -> Frames:
+    """The frames that a noisy bystander sends in turn."""
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import ARP, Ether
+
+    (mac_a, mac_b, mac_c), (ip_a, ip_b, ip_c) = OTHER_MACS, OTHER_IPS
+    everybody, nobody = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"
+    crafted: dict[str, Callable[[], list[Any]]] = {
+        "unicast-to-others": lambda: [
+            Ether(src=mac_a, dst=mac_b)
+            / IP(src=ip_a, dst=ip_b)
+            / UDP(sport=port, dport=port)
+            / (bytes([fill]) * size)
+            for port, fill, size in ((5004, 0x55, 1400), (53, 0xAA, 60), (CLIENT_PORT, 0, 4))
+        ],
+        "broadcast-noise": lambda: [
+            Ether(src=mac_a, dst=everybody)
+            / ARP(op=1, hwsrc=mac_a, psrc=ip_a, hwdst=nobody, pdst=ip_c),
+            Ether(src=mac_b, dst=everybody)
+            / IP(src=ip_b, dst="255.255.255.255")
+            / UDP(sport=138, dport=138)
+            / b"is anybody there?",
+        ],
+        "arp-spoof": lambda: [
+            Ether(src=mac_c, dst=everybody)
+            / ARP(op=2, hwsrc=mac_c, psrc=ip, hwdst=everybody, pdst=ip)
+            for ip in OTHER_IPS
+        ],
+    }
+    return Frames.of([_padded(bytes(frame)) for frame in crafted[name]()])

@@ -1,0 +1,117 @@
+"""Physical memory: one flat buffer, and the panic arena above it.
+
+    0        0x1000                        size                 size + arena_size
+    | unused | ordinary memory ------------> | panic arena ------> |
+             allocate() goes up              reserve() goes up
+
+Two rules. Ordinary memory is what the machine lives in and what a dump must bring home; the arena
+is set aside at boot, is no part of any dump, and is all that a panic path may write to. Both are
+handed out once and never taken back: what a boot needs, and nothing a boot does not.
+
+Page 0 is never handed out: address 0 means "nothing" to devices and to readers of dumps.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guest.synthetic.guard import PanicGuard
+
+PAGE_SIZE: Final = 4096
+
+#: Fresh arena memory is filled with this, so that what is read before it was written shows.
+POISON: Final = 0xFF
+
+
+class OutOfMemory(Exception):
+    """A region of physical memory has no room for what was asked of it."""
+
+    def __init__(self, region: str, asked: int, free: int, cure: str) -> None:
+        super().__init__(
+            f"{region} has {free} bytes left, {asked} are wanted (alignment included): {cure}"
+        )
+        self.region = region
+        self.asked = asked
+        self.free = free
+
+
+class PhysicalMemory:
+    """``buffer`` is all of it; an index is a physical address."""
+
+    def __init__(self, size: int, arena_size: int, guard: PanicGuard | None = None) -> None:
+        """``size`` bytes of ordinary memory and ``arena_size`` more of arena, in whole pages.
+
+        ``guard`` hears of ordinary memory that is asked for in a panic.
+
+        Raises:
+            ValueError: either is no multiple of a page, or there is less than two pages of memory.
+        """
+        if size % PAGE_SIZE or arena_size % PAGE_SIZE or size < 2 * PAGE_SIZE or arena_size < 0:
+            raise ValueError(
+                f"memory of {size} bytes with an arena of {arena_size}: give whole pages of"
+                f" {PAGE_SIZE} bytes, and two of them at least"
+            )
+        self.buffer: Final[NDArray[np.uint8]] = np.zeros(size + arena_size, np.uint8)
+        self.size: Final = size
+        """Bytes of ordinary memory."""
+        self.arena: Final = (size, size + arena_size)
+        """[start, end) of the panic arena."""
+        self._guard = guard
+        self._ordinary = PAGE_SIZE
+        self._arena = size
+
+    @property
+    def arena_used(self) -> int:
+        """Bytes of the arena that are reserved."""
+        return self._arena - self.size
+
+    @property
+    def ordinary_free(self) -> int:
+        """Bytes that ``allocate`` still has."""
+        return self.size - self._ordinary
+
+    def allocate(self, size: int, align: int) -> int:
+        """Ordinary memory, at boot; a physical address. Its contents are whatever lay there.
+
+        Raises:
+            OutOfMemory: there is not enough left.
+        """
+        if self._guard is not None:
+            self._guard.report("memory-outside-arena", f"{size} bytes of ordinary memory asked for")
+        start = _align_up(self._ordinary, align)
+        if start + size > self.size:
+            asked = start + size - self._ordinary
+            raise OutOfMemory(
+                "ordinary memory", asked, self.ordinary_free, "give the machine more memory"
+            )
+        self._ordinary = start + size
+        return start
+
+    def reserve(self, size: int, align: int) -> int:
+        """A piece of the panic arena, poisoned; a physical address. For boot time.
+
+        Raises:
+            OutOfMemory: the arena is exhausted.
+        """
+        start = _align_up(self._arena, align)
+        end = self.arena[1]
+        if start + size > end:
+            asked = start + size - self._arena
+            raise OutOfMemory(
+                "the panic arena",
+                asked,
+                end - self._arena,
+                "give the machine a larger arena, or its NIC smaller rings",
+            )
+        self._arena = start + size
+        self.buffer[start : start + size] = POISON
+        return start
+
+
+def _align_up(address: int, align: int) -> int:
+    if align < 1 or align & (align - 1):
+        raise ValueError(f"alignment {align} is not a power of two")
+    return (address + align - 1) & -align

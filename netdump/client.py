@@ -1,0 +1,222 @@
+"""The netdump client: what a panicked kernel runs to get its memory out.
+
+Theory. debugnet_connect finds the peer and heralds the dump; the dump core then hands over the
+image in pieces; a 512-byte kernel dump header says how long it is; FINISHED closes. Everything that
+may happen in which order is the table ``STEPS``; a step either succeeds or ends the dump with an
+errno. There is no abort message in the protocol: a client that gives up just goes silent.
+
+The order differs by version: since FreeBSD 12 the header comes last, since its length is known only
+then; the 2010 patch made the write at offset 0 the header, and let the disk format's trailing copy
+through as the last data ("footer").
+
+What a caller learns is ``Report``. Stock netdump returns success even when FINISHED, or the last
+flush before it, was never acknowledged (netdump_client.c, the ``virtual == NULL`` case):
+``Profile.reports_unfinished`` is that column.
+
+All memory the client uses (a 64 KiB buffer, the image's header page) is taken from the panic arena
+when it is made, at boot. It reads no clock: it counts polls.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.contracts import DebugnetMethods, Mbufs, Memory
+from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
+from netdump.kdh import KernelDumpHeader
+from netdump.link import DebugnetLink, LinkConfig, LinkStats, Tell
+from netdump.messages import MessageType
+from netdump.profiles import Profile
+from netdump.window import SendFailed, SlidingWindow, StopAndWait, fragment
+
+
+class Step(Enum):
+    """Where the client stands. The values are what the event log and the verdict say."""
+
+    RESOLVE = "find the server's MAC"
+    HERALD = "herald the dump"
+    DATA = "send memory"
+    HEADER = "send the kernel dump header"
+    FINISH = "close the dump"
+    DONE = "done"
+    FAILED = "failed"
+
+
+#: The order of the steps, by ``Profile.header``; a step that fails leads to FAILED.
+STEPS: Final[dict[str, tuple[Step, ...]]] = {
+    "last": (Step.RESOLVE, Step.HERALD, Step.DATA, Step.HEADER, Step.FINISH),
+    "first": (Step.RESOLVE, Step.HERALD, Step.HEADER, Step.DATA, Step.FINISH),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRequest:
+    """What dumpon(8) and the panic say. ``draw`` is 32 bits of the machine's entropy."""
+
+    link: LinkConfig
+    header: KernelDumpHeader
+    path: str = ""
+    draw: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """What the caller of the dump learns, and what a debugger could have counted."""
+
+    profile: str
+    claims_success: bool = False
+    error: str | None = None
+    """errno's name, as the kernel's caller sees it."""
+    failed_in: Step | None = None
+    detail: str = ""
+    dump_length: int = 0
+    stats: LinkStats = field(default_factory=LinkStats)
+
+
+class NetdumpClient:
+    """One dump. Make it at boot (it reserves memory), ``dump`` once, in the panic."""
+
+    def __init__(self, profile: Profile, memory: Memory, segments: list[tuple[int, int]]) -> None:
+        """``segments``: (physical start, length) to dump, ascending, in whole 4 KiB blocks."""
+        self.profile = profile
+        self._memory = memory
+        self._buffer_at = memory.reserve(MAX_IO_SIZE, 4096)
+        self.image = DumpImage(memory, segments)
+
+    def dump(
+        self,
+        request: DumpRequest,
+        nic: DebugnetMethods,
+        mbufs: Mbufs,
+        delay_us: Callable[[int], None],
+        tell: Tell,
+    ) -> Report:
+        """Send the whole image; never raises for what the peer or the network did."""
+        link = DebugnetLink(self.profile, request.link, nic, self._memory, mbufs, delay_us, tell)
+        session = _Session(self, request, link, tell)
+        report = Report(self.profile.name, dump_length=self.image.length, stats=link.stats)
+        step = Step.RESOLVE
+        try:
+            for step in STEPS[self.profile.header]:
+                tell("step", step=step.value, poll=link.stats.polls)
+                session.ACTIONS[step](session)
+            report.claims_success = True
+        except (SendFailed, DumpRefused) as failure:
+            report.error = errno.errorcode[failure.errno]
+            report.failed_in = step
+            report.detail = str(failure)
+            if step is Step.FINISH and not self.profile.reports_unfinished:
+                report.claims_success = True
+                report.error = None
+        finally:
+            link.close()
+        end = Step.DONE if report.claims_success else Step.FAILED
+        tell("step", step=end.value, poll=link.stats.polls, error=report.error)
+        return report
+
+
+class _Session:
+    """The actions of ``STEPS`` and the sequence numbers they share."""
+
+    def __init__(
+        self, client: NetdumpClient, request: DumpRequest, link: DebugnetLink, tell: Tell
+    ) -> None:
+        self._client = client
+        self._profile = client.profile
+        self._request = request
+        self._link = link
+        self._tell = tell
+        self._memory = client._memory
+        self._buffer_at = client._buffer_at
+        profile = client.profile
+        # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
+        first = 1 if profile.first_seqno == "one" else 2 + request.draw % (2**31)
+        self._messages = StopAndWait(link, profile, first)
+        link.herald_seqno = first
+        self._info = DumperInfo(
+            unlimited=not profile.unlimited_is_size_zero,
+            size_zero_is_unlimited=profile.unlimited_is_size_zero,
+        )
+
+    def _put(self, payload: bytes) -> int:
+        """Place a small payload in the arena's buffer; its physical address."""
+        at = self._buffer_at
+        self._memory.buffer[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
+        return at
+
+    def resolve(self) -> None:
+        self._link.open()
+
+    def herald(self) -> None:
+        path = self._request.path
+        payload = path.encode() + b"\0" if path else b""
+        self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
+
+    def data(self) -> None:
+        if self._profile.window == "sliding":
+            self._slide()
+        else:
+            self._flush_by_flush()
+        if self._profile.footer:
+            footer = self._header()
+            self._messages.send(
+                MessageType.VMCORE, self._client.image.length, self._put(footer), len(footer)
+            )
+
+    def _slide(self) -> None:
+        """Straight from memory: nothing that is dumped changes while it is in flight."""
+        size = self._link.payload_size
+        window = SlidingWindow(self._link, self._profile, self._messages.seqno)
+        pieces = self._client.image.pieces(self._info)
+        tables = (fragment(p.offset, p.address, p.length, size) for p in pieces)
+        window.send(MessageType.VMCORE, tables)
+        self._messages.seqno = window.seqno
+
+    def _flush_by_flush(self) -> None:
+        """netdump_dumper: pieces gather in the 64 KiB buffer, which goes out when it is full."""
+        for offset, length in self._buffered():
+            self._messages.send(MessageType.VMCORE, offset, self._buffer_at, length)
+
+    def _buffered(self) -> Iterator[tuple[int, int]]:
+        start = fill = 0
+        memory = self._memory.buffer
+        for piece in self._client.image.pieces(self._info):
+            if fill and (fill + piece.length > MAX_IO_SIZE or start + fill != piece.offset):
+                yield start, fill
+                fill = 0
+            if not fill:
+                start = piece.offset
+            at = self._buffer_at + fill
+            memory[at : at + piece.length] = _bytes_of(memory, piece)
+            fill += piece.length
+        if fill:
+            yield start, fill
+
+    def _header(self) -> bytes:
+        return self._request.header.pack()
+
+    def header(self) -> None:
+        header = self._header()
+        self._messages.send(MessageType.KDH, 0, self._put(header), len(header))
+
+    def finish(self) -> None:
+        self._messages.send(MessageType.FINISHED, 0, self._buffer_at, 0)
+
+    ACTIONS: Final[dict[Step, Callable[[_Session], None]]] = {
+        Step.RESOLVE: resolve,
+        Step.HERALD: herald,
+        Step.DATA: data,
+        Step.HEADER: header,
+        Step.FINISH: finish,
+    }
+
+
+def _bytes_of(memory: NDArray[np.uint8], piece: Piece) -> NDArray[np.uint8]:
+    return memory[piece.address : piece.address + piece.length]

@@ -1,0 +1,263 @@
+"""The command line of the dump server: ``python -m server``, ``netdump-bench serve``.
+
+Standard output gets one line an event, the first of them when the server listens: ``ready ADDRESS
+PORT``. With ``--json`` every line is an object. Exit status: 0 after SIGINT or SIGTERM, 2 for an
+argument that can't work, 3 where the machine lacks what is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, Final
+
+from netdump.errors import NetdumpError
+from netdump.messages import HEADER_SIZE, HERALD_PORT
+from server.config import ServerConfig
+from server.core import ServerCore
+from server.folder import DumpFolder
+from server.packets import MAX_DATAGRAM
+from server.shell import CannotListen, Shell
+from server.store import StoreError
+
+DEFAULTS: Final = ServerConfig()
+#: What is worth a line without --verbose.
+NOTABLE: Final = frozenset(
+    {
+        "ready",
+        "begin",
+        "complete",
+        "incomplete",
+        "failed",
+        "finish-refused",
+        "beyond-max-dump",
+        "info-lost",
+        "stopped",
+    }
+)
+_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_LACKING: Final = (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAFNOSUPPORT)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything that ``run`` reads."""
+    add = parser.add_argument
+    add(
+        "--bind",
+        metavar="ADDR",
+        type=_address,
+        default="0.0.0.0",
+        help="IPv4 address to listen on (all)",
+    )
+    add("--port", type=_port, default=HERALD_PORT, help="UDP port for HERALDs (%(default)s)")
+    add("--dumpdir", metavar="DIR", default=".", help="folder for the dumps (the current one)")
+    add(
+        "--no-rescue",
+        action="store_true",
+        help="acknowledge every frame at once, also to stock clients whose bitmap lies",
+    )
+    add(
+        "--stock-acks",
+        action="store_true",
+        help="acknowledge every FINISHED and call every dump complete, as netdumpd does",
+    )
+    add(
+        "--max-dump",
+        metavar="SIZE",
+        type=_size,
+        default=DEFAULTS.max_dump,
+        help="largest dump, e.g. 16G (64G)",
+    )
+    add(
+        "--max-clients",
+        metavar="N",
+        type=_positive,
+        default=DEFAULTS.max_clients,
+        help="most sessions (%(default)s)",
+    )
+    add(
+        "--idle",
+        metavar="S",
+        type=_seconds,
+        default=DEFAULTS.idle,
+        help="seconds of silence after which a dump is given up (%(default)g)",
+    )
+    add(
+        "--hold",
+        metavar="S",
+        type=_seconds,
+        default=DEFAULTS.hold,
+        help="seconds for which an ended session still answers late copies (%(default)g)",
+    )
+    add(
+        "--fsync",
+        choices=("none", "finish", "always"),
+        default="finish",
+        help="force dumps to the disk: never, before FINISHED is acknowledged, before every ack"
+        " (%(default)s)",
+    )
+    add(
+        "--max-datagram",
+        metavar="BYTES",
+        type=_datagram,
+        default=MAX_DATAGRAM,
+        help="longest datagram understood, for clients with a large MTU (%(default)s)",
+    )
+    add(
+        "--ready-fd",
+        metavar="FD",
+        type=int,
+        help="write 'ADDRESS PORT' there, and close it, once the server listens",
+    )
+    add("--json", action="store_true", help="events as JSON, one object a line")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", "-q", action="store_true", help="only the ready line")
+    loudness.add_argument("--verbose", "-v", action="store_true", help="every event")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status. Must be called in the main thread."""
+    events = EventLines(args.json, "quiet" if args.quiet else "all" if args.verbose else "notable")
+    config = ServerConfig(
+        rescue=not args.no_rescue,
+        strict_finish=not args.stock_acks,
+        max_dump=args.max_dump,
+        max_clients=args.max_clients,
+        idle=args.idle,
+        hold=args.hold,
+    )
+    try:
+        folder = DumpFolder(args.dumpdir, args.fsync)
+        core = ServerCore(config, folder, events)
+        shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram)
+    except (StoreError, CannotListen) as error:
+        lacking = isinstance(error, CannotListen) and error.errno in _LACKING
+        return _complain(error, 3 if lacking else 2)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        shell.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before_fd = signal.set_wakeup_fd(shell.wakeup_fd, warn_on_full_buffer=False)
+    try:
+        address, port = shell.address
+        try:
+            _tell_ready(args.ready_fd, address, port)
+        except OSError as error:
+            return _complain(NetdumpError(f"can't write to --ready-fd: {error}"), 2)
+        events("ready", {"address": address, "port": port})
+        shell.run()
+        events("stopped", {"refused": dict(core.refused)})
+    finally:
+        signal.set_wakeup_fd(before_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        folder.close()
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``python -m server``."""
+    parser = argparse.ArgumentParser(
+        prog="server",
+        description="Receive FreeBSD network kernel dumps (netdump), keep them and say what came.",
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+class EventLines:
+    """Events as lines on standard output, for people or programs."""
+
+    def __init__(self, as_json: bool, loudness: str) -> None:
+        self._json = as_json
+        self._loudness = loudness
+        self._dead = False
+
+    def __call__(self, kind: str, fields: Mapping[str, Any]) -> None:
+        wanted = kind == "ready" or self._loudness == "all"
+        if not wanted and not (self._loudness == "notable" and kind in NOTABLE):
+            return
+        if self._json:
+            line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields})
+        elif kind == "ready":
+            line = f"ready {fields['address']} {fields['port']}"
+        else:
+            line = f"{kind:<14} " + " ".join(
+                f"{name}={value}" for name, value in fields.items() if value != ""
+            )
+        self._print(line)
+
+    def _print(self, line: str) -> None:
+        if self._dead:
+            return
+        try:
+            print(line, flush=True)
+        except (OSError, ValueError):
+            # Whoever read us is gone. Dumps are worth more than lines.
+            self._dead = True
+
+
+def _tell_ready(fd: int | None, address: str, port: int) -> None:
+    if fd is not None:
+        with os.fdopen(fd, "w") as stream:
+            stream.write(f"{address} {port}\n")
+
+
+def _complain(error: NetdumpError, status: int) -> int:
+    print(f"server: {error}", file=sys.stderr)
+    return status
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no IPv4 address such as 198.18.0.1 (netdump knows no IPv6)"
+        ) from None
+
+
+def _number(text: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,20}", text) or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {low} to {high}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    return _number(text, 0, 65535)
+
+
+def _positive(text: str) -> int:
+    return _number(text, 1, 65536)
+
+
+def _datagram(text: str) -> int:
+    return _number(text, HEADER_SIZE + 512, 65535)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    size = int(match[1]) << _UNITS[match[2].upper()] if match else 0
+    if not 0 < size < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512M or 16 GiB")
+    return size

@@ -1,0 +1,30 @@
+"""What a dump server believes, and how much it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.coverage import MAX_INTERVALS
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Times in seconds, sizes in bytes."""
+
+    rescue: bool = True
+    """Hold the acks of stock clients' chunks (``rescue.py``)."""
+    strict_finish: bool = True
+    """Acknowledge FINISHED only for a complete dump; off: always, as netdumpd does."""
+    max_dump: int = 64 << 30
+    """No byte at or beyond this offset, no header that promises more."""
+    max_clients: int = 64
+    """Sessions, and with them sockets, of all states."""
+    max_offers: int = 4
+    """Acknowledged HERALDs of one address that have not been followed by data."""
+    idle: float = 600.0
+    """A session that hears nothing for so long is ended (netdumpd's 600 s)."""
+    hold: float = 60.0
+    """An ended session still answers late copies for so long after the last one."""
+    quiet: float = 15.0
+    """A session without a running dump may be evicted after this: past a stock client's 12 s."""
+    max_intervals: int = MAX_INTERVALS

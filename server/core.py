@@ -1,0 +1,255 @@
+"""The dump server without its sockets, files and clock.
+
+HERALDs come to one port; each one that is believed makes a *session* with a socket of its own, and
+the client learns that port from the source of the ack. Here a session is a number: the shell keeps
+the sockets and says which session a datagram was for. Time comes in as float seconds, bytes go out
+through the Store that each session was given.
+
+Who is who: stock clients send everything from port 20024, start at seqno 1, and have no session id.
+So a HERALD from a known endpoint is either a copy that the network or an impatient client made, or
+the next boot of a machine that died again. Until data tells, it may be both:
+
+* a HERALD of the same endpoint and seqno, before data: the same session, acknowledged again;
+* after data, with a seqno that a client must have drawn (neither 0 nor 1): the same boot, the same
+  session;
+* else a new session is offered beside the old one, and the old one goes on undisturbed. The first
+  data on the new session's socket proves it; only then is the old one ended.
+
+Whatever anybody sends, nothing escapes from here but acks: refusals are counted, by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.errors import BadHeraldPath, MalformedMessage
+from netdump.messages import ACK_SIZE, MessageType, herald_path, pack_acks, parse, parse_block
+from server.config import ServerConfig
+from server.infofile import escape
+from server.rescue import STOCK_FIRST_SEQNO, AckHold
+from server.session import OnEvent, Session, State
+from server.store import Store, StoreError, StoreFactory
+
+__all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
+
+#: The HERALD seqnos of programs that don't draw them: FreeBSD's userland test client, its kernel.
+_FIXED_SEQNOS: Final = (0, STOCK_FIRST_SEQNO)
+_NO_ACKS: Final = np.empty((0, ACK_SIZE), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class HeraldReply:
+    """Send ``ack`` from the socket of ``session_id``; make that socket first if it is ``fresh``."""
+
+    session_id: int
+    fresh: bool
+    ack: bytes
+
+
+class ServerCore:
+    """All sessions of a server."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        store_factory: StoreFactory,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        self.config = config
+        self.refused: Counter[str] = Counter()
+        """How many datagrams were refused, by reason."""
+        self._stores = store_factory
+        self._on_event: OnEvent = on_event or _ignore
+        self._sessions: dict[int, Session] = {}
+        self._next_id = 1
+        self._evicted: list[int] = []
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """Every session that is remembered, by id; to be read."""
+        return MappingProxyType(self._sessions)
+
+    def herald(self, client: tuple[str, int], datagram: bytes, now: float) -> HeraldReply | None:
+        """A datagram to the herald port. None: say nothing."""
+        try:
+            message = parse(datagram)
+        except MalformedMessage as error:
+            self.refused[error.reason] += 1
+            return None
+        if message.type is not MessageType.HERALD:
+            self.refused["not-a-herald"] += 1
+            return None
+        ack = pack_acks([message.seqno]).tobytes()
+        if (known := self._same_boot(client, message.seqno)) is not None:
+            known.last_heard = now
+            return HeraldReply(known.id, False, ack)
+        if not self._has_room(client, now):
+            return None
+        store = self._open_store(client, message.payload)
+        if store is None:
+            return None
+        session = self._offer(client, message.seqno, store, now)
+        return HeraldReply(session.id, True, ack)
+
+    def receive(
+        self,
+        session_id: int,
+        data: NDArray[np.uint8],
+        lengths: NDArray[np.int64],
+        now: float,
+    ) -> NDArray[np.uint8]:
+        """Datagrams to a session's socket: uint8 (n, stride), one a row, and their lengths.
+
+        Returns the acks to send, uint8 (m, 4), in order. All that they stand for is in the store.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or not len(lengths):
+            return _NO_ACKS
+        offered = session.state is State.OFFERED
+        seqnos = session.receive(parse_block(data, lengths), data, now)
+        if offered and session.state in (State.RECEIVING, State.COMPLETE):
+            self._supersede(session)
+        return pack_acks(seqnos) if len(seqnos) else _NO_ACKS
+
+    def tick(self, now: float) -> list[int]:
+        """Let time pass. Returns the sessions that are forgotten: close their sockets."""
+        forgotten, self._evicted = self._evicted, []
+        for session in list(self._sessions.values()):
+            silence = now - session.last_heard
+            if session.state is State.RECEIVING:
+                if silence >= self.config.idle:
+                    # From here on it is one of the ended, and lingers.
+                    session.last_heard = now
+                    session.end("client timed out")
+            elif session.state is State.OFFERED:
+                if silence >= self.config.idle:
+                    session.end("client timed out")
+                    forgotten.append(self._forget(session))
+            elif silence >= self.config.hold:
+                forgotten.append(self._forget(session))
+        return forgotten
+
+    def abandon(self, session_id: int) -> None:
+        """The shell has no socket for this session, or lost it."""
+        if (session := self._sessions.get(session_id)) is not None:
+            session.end("server has no socket for it")
+            self._forget(session)
+
+    def stop(self) -> None:
+        """The server ends: finish every info file."""
+        for session in self._sessions.values():
+            session.end("server stopped")
+
+    # -- HERALDs -----------------------------------------------------------------------------
+
+    def _same_boot(self, client: tuple[str, int], seqno: int) -> Session | None:
+        for session in self._sessions.values():
+            if session.client == client and session.seqno == seqno:
+                drawn = seqno not in _FIXED_SEQNOS
+                if session.state is State.OFFERED:
+                    return session
+                if drawn and session.state in (State.RECEIVING, State.COMPLETE):
+                    return session
+        return None
+
+    def _has_room(self, client: tuple[str, int], now: float) -> bool:
+        offers = [
+            session
+            for session in self._sessions.values()
+            if session.client[0] == client[0] and session.state is State.OFFERED
+        ]
+        if len(offers) >= self.config.max_offers and not self._evict(offers, now):
+            self.refused["too-many-offers"] += 1
+            return False
+        if len(self._sessions) >= self.config.max_clients:
+            idle = [s for s in self._sessions.values() if s.state is not State.RECEIVING]
+            if not self._evict(idle, now):
+                self.refused["too-many-clients"] += 1
+                return False
+        return True
+
+    def _evict(self, sessions: list[Session], now: float) -> bool:
+        """Forget the one that has been quiet longest, if it has been quiet long enough."""
+        quiet = [s for s in sessions if now - s.last_heard >= self.config.quiet]
+        if not quiet:
+            return False
+        session = min(quiet, key=lambda s: s.last_heard)
+        session.end("evicted for a new client")
+        self._evicted.append(self._forget(session))
+        return True
+
+    def _open_store(self, client: tuple[str, int], payload: bytes) -> Store | None:
+        """In the folder that the client asks for; if that can't be, in the dump folder itself."""
+        try:
+            path = herald_path(payload)
+        except BadHeraldPath as error:
+            self._path_refused(client, str(error))
+            path = ""
+        try:
+            return self._stores(client, path)
+        except StoreError as error:
+            if not path:
+                self._no_store(client, error)
+                return None
+            self._path_refused(client, str(error))
+        try:
+            return self._stores(client, "")
+        except StoreError as error:
+            self._no_store(client, error)
+            return None
+
+    def _path_refused(self, client: tuple[str, int], message: str) -> None:
+        self.refused["herald-path"] += 1
+        self._say("path-refused", client, message=escape(message))
+
+    def _no_store(self, client: tuple[str, int], error: StoreError) -> None:
+        self.refused[error.reason] += 1
+        self._say("refused", client, reason=error.reason, message=escape(str(error)))
+
+    def _offer(self, client: tuple[str, int], seqno: int, store: Store, now: float) -> Session:
+        stock = seqno == STOCK_FIRST_SEQNO
+        session = Session(
+            session_id=self._next_id,
+            client=client,
+            seqno=seqno,
+            store=store,
+            config=self.config,
+            hold=AckHold(seqno + 1) if self.config.rescue and stock else None,
+            refused=self.refused,
+            on_event=self._on_event,
+            now=now,
+        )
+        self._sessions[session.id] = session
+        self._next_id += 1
+        self._say("herald", client, session=session.id, seqno=seqno)
+        return session
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    def _supersede(self, proven: Session) -> None:
+        """The client dumps to this session; what else it had begun, it has given up."""
+        for other in list(self._sessions.values()):
+            if other is proven or other.client != proven.client or not other.state.running:
+                continue
+            offered = other.state is State.OFFERED
+            other.end("client started again")
+            if offered:
+                self._evicted.append(self._forget(other))
+
+    def _forget(self, session: Session) -> int:
+        del self._sessions[session.id]
+        return session.id
+
+    def _say(self, kind: str, client: tuple[str, int], **fields: Any) -> None:
+        self._on_event(kind, {"client": f"{client[0]}:{client[1]}", **fields})
+
+
+def _ignore(kind: str, fields: Mapping[str, Any]) -> None:
+    """Nobody listens."""

@@ -1,0 +1,431 @@
+"""One dump: from the ack of its HERALD to the moment it can be forgotten.
+
+What a message does depends on the state alone; the table is ``RULES``, at the end of this module::
+
+                 VMCORE     KDH        EKCD_KEY   FINISHED
+    OFFERED      keep       header     key        judge       a HERALD was acknowledged, no file yet
+    RECEIVING    keep       header     key        judge       files open, the vmcore is .partial
+    COMPLETE     again      again      again      again       final name; late copies get their acks
+    INCOMPLETE   -          -          -          -           ended early; silence
+    FAILED       -          -          -          -           the disk refused; silence
+
+The first VMCORE, KDH or key that is in order turns OFFERED into RECEIVING and creates the files; a
+HERALD alone, which anybody can forge, never does. The rules behind the table:
+
+1. An ack says "kept": it is handed out after the store has the bytes, never before.
+2. A repeated message changes nothing and is acknowledged again. Bytes that are there already are
+   not written a second time.
+3. A dump is complete when ``completeness.py`` finds nothing wrong with it.
+4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
+   dump: the client then reports the failure that it is. With ``strict_finish`` off every FINISHED
+   is believed, as netdumpd does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from enum import Enum
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.errors import MalformedHeader
+from netdump.kdh import (
+    COMPRESSION_GZIP,
+    COMPRESSION_NONE,
+    COMPRESSION_ZSTD,
+    KernelDumpHeader,
+    parse_kdh,
+)
+from netdump.messages import HEADER_SIZE, Block, MessageType
+from server.completeness import faults, has_footer
+from server.config import ServerConfig
+from server.coverage import Coverage
+from server.infofile import escape, render
+from server.rescue import AckHold
+from server.store import Store, StoreError
+
+Seqnos = NDArray[np.int64]
+_NONE: Final = np.empty(0, np.int64)
+
+#: The key block: 37 bytes and an RSA-encrypted key of at most 2048, padded to a block.
+MAX_KEY_BYTES: Final = 64 * 1024
+SUFFIX: Final = {COMPRESSION_GZIP: ".gz", COMPRESSION_ZSTD: ".zst"}
+
+
+class State(Enum):
+    """See the module's table."""
+
+    OFFERED = "offered"
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+    @property
+    def running(self) -> bool:
+        return self in (State.OFFERED, State.RECEIVING)
+
+
+#: Told of what happens: a short fixed name and fields fit for JSON.
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+class Session:
+    """One client's dump. Counters and state are there to be read."""
+
+    def __init__(
+        self,
+        session_id: int,
+        client: tuple[str, int],
+        seqno: int,
+        store: Store,
+        config: ServerConfig,
+        hold: AckHold | None,
+        refused: Counter[str],
+        on_event: OnEvent,
+        now: float,
+    ) -> None:
+        """``seqno``: the HERALD's. ``refused``: the server's counter, shared."""
+        self.id = session_id
+        self.client = client
+        self.seqno = seqno
+        self.state = State.OFFERED
+        self.name = ""
+        self.outcome = ""
+        self.last_heard = now
+        self.coverage = Coverage(config.max_intervals)
+        self.header: KernelDumpHeader | None = None
+        self.frames = 0
+        self.duplicates = 0
+        self.hold = hold
+        self._header_bytes = b""
+        self._key = Coverage()
+        self._notes: list[str] = []
+        self._info = ""
+        self._told_too_long = False
+        self._store = store
+        self._config = config
+        self._refused = refused
+        self._on_event = on_event
+
+    # -- what the server calls -----------------------------------------------------------------
+
+    def receive(self, block: Block, data: NDArray[np.uint8], now: float) -> Seqnos:
+        """Take a parsed batch whose datagrams lie in ``data``, uint8 (n, stride).
+
+        Returns the seqnos to acknowledge, in order.
+        """
+        types = block.types
+        if block.reasons.any():
+            for reason, count in block.refused().items():
+                self._refused[reason] += count
+            good = np.flatnonzero(block.reasons == 0)
+            if not len(good):
+                return _NONE
+            block = _take(block, good)
+            data, types = data[good], block.types
+        self.last_heard = now
+        self.frames += len(types)
+        edges = [0, *(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist(), len(types)]
+        acks = []
+        for first, last in pairwise(edges):
+            rule = RULES.get((self.state, MessageType(int(types[first]))))
+            if rule is None:
+                self._refused[f"unexpected-in-{self.state.value}"] += last - first
+            else:
+                acks.append(rule(self, _take(block, slice(first, last)), data[first:last]))
+        if len(acks) == 1:
+            return acks[0]
+        return np.concatenate(acks) if acks else _NONE
+
+    def end(self, why: str) -> None:
+        """Nothing more will come. A dump that lacks only its FINISHED is complete all the same."""
+        if self.state is State.RECEIVING:
+            found = self._faults()
+            if not found:
+                self._notes.append(f"No FINISHED came: {why}")
+                self._complete()
+                return
+            if self.hold is not None and (held := self.hold.held):
+                # Either the client was lost in mid-chunk, or it is no FreeBSD kernel at all.
+                found.append(f"{held} acks of an unfinished chunk were held (see --no-rescue)")
+            self._close(State.INCOMPLETE, "; ".join([f"Dump incomplete: {why}", *found]))
+        elif self.state is State.OFFERED:
+            self._close(State.INCOMPLETE, f"No dump came: {why}")
+
+    # -- rules ---------------------------------------------------------------------------------
+
+    def _keep(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
+        limit = self._config.max_dump
+        inside = block.offsets <= np.uint64(limit)
+        offsets = block.offsets.astype(np.int64)
+        inside &= offsets + block.lengths <= limit
+        if not inside.all():
+            self._too_long(int((~inside).sum()))
+            which = np.flatnonzero(inside)
+            if not len(which):
+                return _NONE
+            block, data, offsets = _take(block, which), data[which], offsets[which]
+        if not self._begun():
+            return _NONE
+        kept = self._write(offsets, block.lengths, data)
+        seqnos, lengths = block.seqnos, block.lengths
+        if not kept.all():
+            seqnos, lengths = seqnos[kept], lengths[kept]
+        return seqnos if self.hold is None else self.hold.kept(seqnos, lengths)
+
+    def _write(
+        self, offsets: NDArray[np.int64], lengths: NDArray[np.int64], data: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Write what is new, run by run; which rows are kept now."""
+        ends = offsets + lengths
+        kept = np.ones(len(offsets), np.bool_)
+        edges = [0, *(np.flatnonzero(offsets[1:] != ends[:-1]) + 1).tolist(), len(offsets)]
+        runs = list(pairwise(edges))
+        runs.reverse()
+        while runs:
+            first, last = runs.pop()
+            start, end = int(offsets[first]), int(ends[last - 1])
+            if self.coverage.covers(start, end):
+                self.duplicates += last - first
+            elif last - first > 1 and self.coverage.overlaps(start, end):
+                # A retransmission that mends a gap: frame by frame, the old ones are left alone.
+                runs += [(row, row + 1) for row in range(last - 1, first - 1, -1)]
+            elif not self.coverage.has_room_for(start, end):
+                self._refused["too-fragmented"] += last - first
+                kept[first:last] = False
+            else:
+                try:
+                    self._store.write(start, _payloads(data, lengths, first, last))
+                except StoreError as error:
+                    kept[first:] = False
+                    self._break(error)
+                    break
+                self.coverage.add(start, end)
+        return kept
+
+    def _take_header(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
+        acks = []
+        for row, length in enumerate(block.lengths.tolist()):
+            octets = data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
+            if self._accept_header(octets):
+                acks.append(block.seqnos[row : row + 1])
+        return self._at_once(acks)
+
+    def _accept_header(self, octets: bytes) -> bool:
+        if self.header is not None:
+            if octets != self._header_bytes:
+                self._refused["second-header"] += 1
+            return octets == self._header_bytes
+        try:
+            header = parse_kdh(octets)
+        except MalformedHeader as error:
+            self._refused[error.reason] += 1
+            self._say("refused", reason=error.reason, message=escape(str(error)))
+            return False
+        if header.dumplength > self._config.max_dump:
+            self._too_long(1)
+            return False
+        if not self._begun():
+            return False
+        self.header, self._header_bytes = header, octets
+        self._say("header", length=header.dumplength, panic=escape(header.panicstring))
+        return self._write_info()
+
+    def _take_key(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
+        acks = []
+        for row, (offset, length) in enumerate(
+            zip(block.offsets.tolist(), block.lengths.tolist(), strict=True)
+        ):
+            if offset + length > MAX_KEY_BYTES:
+                self._refused["key-too-long"] += 1
+                continue
+            if not self._begun():
+                break
+            if not self._key.covers(offset, offset + length):
+                octets = data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
+                try:
+                    self._store.write_key(offset, octets)
+                except StoreError as error:
+                    self._break(error)
+                    break
+                self._key.add(offset, offset + length)
+            acks.append(block.seqnos[row : row + 1])
+        return self._at_once(acks)
+
+    def _judge(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
+        if self._config.strict_finish:
+            if self.state is State.OFFERED:
+                self._refused["finished-without-dump"] += len(block)
+                return _NONE
+            found = self._faults()
+            if found:
+                self._refused["finished-incomplete"] += len(block)
+                said = "; ".join(["Dump incomplete: client finished", *found])
+                if said != self.outcome:
+                    self.outcome = said
+                    self._say("finish-refused", outcome=said)
+                    self._write_info()
+                return _NONE
+            self._complete()
+        elif self._begun():
+            self._complete()
+        return self._at_once([block.seqnos]) if self.state is State.COMPLETE else _NONE
+
+    def _again(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
+        """A late copy: acknowledged if what it says is known already."""
+        kind = int(block.types[0])
+        if kind == MessageType.FINISHED:
+            return block.seqnos
+        if kind == MessageType.KDH:
+            known = [
+                data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes() == self._header_bytes
+                for row, length in enumerate(block.lengths.tolist())
+            ]
+        else:
+            coverage = self.coverage if kind == MessageType.VMCORE else self._key
+            spans = zip(block.offsets.tolist(), block.lengths.tolist(), strict=True)
+            known = [coverage.covers(start, start + length) for start, length in spans]
+        which = np.array(known, np.bool_)
+        self.duplicates += int(which.sum())
+        self._refused["after-the-end"] += int((~which).sum())
+        return block.seqnos[which]
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _begun(self) -> bool:
+        """Are the files there? Creates them for the first message that proves the session."""
+        if self.state is State.OFFERED:
+            try:
+                self.name = self._store.begin()
+                self.state = State.RECEIVING
+                self._say("begin")
+                self._write_info()
+            except StoreError as error:
+                self._break(error)
+        return self.state is State.RECEIVING
+
+    def _too_long(self, count: int) -> None:
+        self._refused["beyond-max-dump"] += count
+        if not self._told_too_long:
+            self._told_too_long = True
+            self._say("beyond-max-dump", limit=self._config.max_dump)
+
+    def _faults(self) -> list[str]:
+        """What keeps the dump from being complete, in words."""
+        try:
+            return faults(self.coverage, self.header, self._header_bytes, self._key, self._store)
+        except StoreError as error:
+            return [str(error)]
+
+    def _complete(self) -> None:
+        header = self.header
+        length, suffix, encrypted = None, "", False
+        if header is not None:
+            suffix, encrypted = SUFFIX.get(header.compression, ""), header.dumpkeysize > 0
+            # netdumpd cuts nothing but the padding of compressed dumps.
+            if self._config.strict_finish or header.compression != COMPRESSION_NONE:
+                length = header.dumplength
+            if self._config.strict_finish and has_footer(self.coverage, header):
+                self._notes.append("Footer Check: Pass")
+        try:
+            self.name = self._store.finish(length, suffix, encrypted)
+        except StoreError as error:
+            self._break(error)
+            return
+        self._close(State.COMPLETE, "Dump complete")
+
+    def _break(self, error: StoreError) -> None:
+        self._close(State.FAILED, f"Dump unsuccessful: {error}")
+
+    def _close(self, state: State, outcome: str) -> None:
+        began = self.state is State.RECEIVING
+        self.state, self.outcome = state, outcome
+        if began:
+            self._write_info()
+        self._store.close()
+        self._say(state.value, outcome=outcome)
+
+    def _write_info(self) -> bool:
+        """The info file as things stand. If the disk refuses it, so it does the dump."""
+        text = render(self.client, self.header, self._notes, self.outcome)
+        if text == self._info:
+            return True
+        try:
+            self._store.write_info(text)
+        except StoreError as error:
+            if self.state is State.RECEIVING:
+                self._break(error)
+            else:
+                self._say("info-lost", message=str(error))
+            return False
+        self._info = text
+        return True
+
+    def _at_once(self, seqnos: list[Seqnos]) -> Seqnos:
+        """Acks of other kinds than VMCORE are never held; they move the base of those that are."""
+        if not seqnos:
+            return _NONE
+        acks = np.concatenate(seqnos)
+        if self.hold is None:
+            return acks
+        return np.concatenate([self.hold.passed(acks), acks])
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        client = f"{self.client[0]}:{self.client[1]}"
+        self._on_event(
+            kind,
+            {
+                "session": self.id,
+                "client": client,
+                "name": self.name,
+                "bytes": self.coverage.total,
+                **fields,
+            },
+        )
+
+
+Rule = Callable[[Session, Block, NDArray[np.uint8]], Seqnos]
+
+#: What a message does, by state. A pair that is not here gets silence.
+RULES: Final[Mapping[tuple[State, MessageType], Rule]] = {
+    (State.OFFERED, MessageType.VMCORE): Session._keep,
+    (State.OFFERED, MessageType.KDH): Session._take_header,
+    (State.OFFERED, MessageType.EKCD_KEY): Session._take_key,
+    (State.OFFERED, MessageType.FINISHED): Session._judge,
+    (State.RECEIVING, MessageType.VMCORE): Session._keep,
+    (State.RECEIVING, MessageType.KDH): Session._take_header,
+    (State.RECEIVING, MessageType.EKCD_KEY): Session._take_key,
+    (State.RECEIVING, MessageType.FINISHED): Session._judge,
+    (State.COMPLETE, MessageType.VMCORE): Session._again,
+    (State.COMPLETE, MessageType.KDH): Session._again,
+    (State.COMPLETE, MessageType.EKCD_KEY): Session._again,
+    (State.COMPLETE, MessageType.FINISHED): Session._again,
+}
+
+
+def _take(block: Block, which: slice | NDArray[np.intp]) -> Block:
+    return Block(
+        types=block.types[which],
+        seqnos=block.seqnos[which],
+        offsets=block.offsets[which],
+        lengths=block.lengths[which],
+        aux2=block.aux2[which],
+        reasons=block.reasons[which],
+    )
+
+
+def _payloads(
+    data: NDArray[np.uint8], lengths: NDArray[np.int64], first: int, last: int
+) -> list[NDArray[np.uint8]]:
+    """The payloads of rows [first, last) as contiguous blocks, one a stretch of equal lengths."""
+    sizes = lengths[first:last]
+    edges = [0, *(np.flatnonzero(sizes[1:] != sizes[:-1]) + 1).tolist(), last - first]
+    return [
+        np.ascontiguousarray(data[first + a : first + b, HEADER_SIZE : HEADER_SIZE + int(sizes[a])])
+        for a, b in pairwise(edges)
+    ]

@@ -1,0 +1,245 @@
+"""The sockets of a dump server, and its event loop.
+
+One socket hears HERALDs. Each session gets another: bound to the address that the HERALD came to,
+at a port of the kernel's choice, and connected to the client's address and port, so that the kernel
+itself drops everybody else's datagrams. The first ack leaves from there; that is how the client
+learns the port.
+
+All thinking is the core's. The loop waits for at most half a second, reads in batches, sends the
+acks the core hands out, and closes what the core forgets.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import struct
+import time
+from typing import Final
+
+import numpy as np
+
+from netdump.errors import NetdumpError
+from netdump.messages import HEADER_SIZE, HERALD_PATH_MAX
+from server.core import HeraldReply, ServerCore
+from server.packets import MAX_DATAGRAM, PASSING_ERRORS, ROWS, AckSender, Reader, make_reader
+
+#: Receive buffer of a client's socket, bytes. Default sizes hold 92 full frames: a window and a
+#: half, at which a busy disk costs a retransmission round.
+RECEIVE_BUFFER: Final = 8 << 20
+_TICK: Final = 0.5
+#: Batches that one session may have before the others get their turn.
+_TURN: Final = 4
+_HERALDS_A_TURN: Final = 64
+#: linux/in.h, asm-generic/socket.h; the socket module has no names for them.
+_IP_PKTINFO: Final = 8
+_SO_RCVBUFFORCE: Final = 33
+
+
+class CannotListen(NetdumpError):
+    """The address or port for HERALDs is not to be had. ``errno`` is the kernel's reason."""
+
+    reason = "cannot-listen"
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.errno = code
+
+
+class Shell:
+    """A running dump server."""
+
+    def __init__(
+        self,
+        core: ServerCore,
+        address: str,
+        port: int,
+        reader: Reader | None = None,
+        sender: AckSender | None = None,
+        max_datagram: int = MAX_DATAGRAM,
+    ) -> None:
+        """Listens from here on. ``address``: numeric IPv4; ``port`` 0: the kernel chooses."""
+        self._core = core
+        self._reader = reader or make_reader(max_datagram)
+        self._sender = sender or AckSender()
+        self._sockets: dict[int, socket.socket] = {}
+        self._stopping = False
+        self._herald = _listen(address, port)
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._herald, selectors.EVENT_READ, None)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where HERALDs are heard."""
+        host, port = self._herald.getsockname()
+        return str(host), int(port)
+
+    @property
+    def wakeup_fd(self) -> int:
+        """For ``signal.set_wakeup_fd``: a signal ends the wait."""
+        return self._wake_in.fileno()
+
+    def stop(self) -> None:
+        """Make ``run`` return soon. May be called from a signal handler or another thread."""
+        self._stopping = True
+        try:
+            self._wake_in.send(b"\0")
+        except BlockingIOError:
+            # The pipe is full of reasons to wake up already.
+            return
+
+    def run(self) -> None:
+        """Serve until ``stop``; then finish the info files and close everything."""
+        due = time.monotonic() + _TICK
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
+                    if key.fileobj is self._herald:
+                        self._hear_heralds()
+                    elif key.fileobj is self._wake_out:
+                        self._drain_wakeups()
+                    else:
+                        self._hear(key.data)
+                now = time.monotonic()
+                if now >= due:
+                    self._forget(now)
+                    due = now + _TICK
+        finally:
+            self._core.stop()
+            self._close()
+
+    # -- HERALDs -----------------------------------------------------------------------------
+
+    def _hear_heralds(self) -> None:
+        for _ in range(_HERALDS_A_TURN):
+            try:
+                # A byte more than the longest, so that one which is cut can't pass.
+                datagram, ancillary, _, client = self._herald.recvmsg(
+                    HEADER_SIZE + HERALD_PATH_MAX + 1, socket.CMSG_SPACE(12)
+                )
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in PASSING_ERRORS or error.errno == errno.EINTR:
+                    continue
+                raise
+            reply = self._core.herald(client, datagram, time.monotonic())
+            if reply is not None:
+                self._answer(reply, client, _asked_address(ancillary))
+        self._forget(time.monotonic())
+
+    def _answer(self, reply: HeraldReply, client: tuple[str, int], local: str) -> None:
+        if reply.fresh:
+            try:
+                sock = _connect(local or self.address[0], client)
+            except OSError:
+                self._core.abandon(reply.session_id)
+                return
+            self._sender.prepare(sock)
+            self._sockets[reply.session_id] = sock
+            self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
+        acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)
+        self._sender.send(self._sockets[reply.session_id], acks)
+
+    # -- sessions ----------------------------------------------------------------------------
+
+    def _hear(self, session_id: int) -> None:
+        # A HERALD in the same turn may have cost this session its socket.
+        sock = self._sockets.get(session_id)
+        if sock is None:
+            return
+        for _ in range(_TURN):
+            try:
+                data, lengths = self._reader.read(sock)
+            except OSError as error:
+                if error.errno in PASSING_ERRORS:
+                    return
+                raise
+            if not len(lengths):
+                return
+            acks = self._core.receive(session_id, data, lengths, time.monotonic())
+            self._sender.send(sock, acks)
+            if len(lengths) < ROWS:
+                return
+
+    def _forget(self, now: float) -> None:
+        for session_id in self._core.tick(now):
+            sock = self._sockets.pop(session_id, None)
+            if sock is not None:
+                self._selector.unregister(sock)
+                sock.close()
+
+    def _drain_wakeups(self) -> None:
+        try:
+            self._wake_out.recv(4096)
+        except BlockingIOError:
+            return
+
+    def _close(self) -> None:
+        self._selector.close()
+        for sock in (self._herald, self._wake_in, self._wake_out, *self._sockets.values()):
+            sock.close()
+        self._sockets.clear()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.bind((address, port))
+        if hasattr(socket, "SO_DOMAIN"):  # Linux: a HERALD then tells which address it was sent to
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        code = error.errno or errno.EINVAL if isinstance(error, OSError) else errno.EINVAL
+        hint = {
+            errno.EADDRINUSE: "another server has it; choose another --port",
+            errno.EADDRNOTAVAIL: "no interface of this machine has that address; see --bind",
+            errno.EACCES: "this port needs privileges",
+        }.get(code, "see --bind and --port")
+        raise CannotListen(
+            f"can't listen on {address}:{port}: {errno.errorcode.get(code, code)}: {hint}", code
+        ) from error
+    return sock
+
+
+def _connect(local: str, client: tuple[str, int]) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        _enlarge(sock)
+        sock.bind((local, 0))
+        sock.connect(client)
+        # Between bind and connect anybody could have sent something here. The client could not: it
+        # does not know the port yet.
+        for _ in range(_HERALDS_A_TURN):
+            sock.recv(1)
+    except BlockingIOError:
+        return sock
+    except OSError:
+        sock.close()
+        raise
+    sock.close()
+    raise OSError(errno.EBUSY, "strangers fill the new socket")
+
+
+def _enlarge(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except OSError:
+        # Not privileged, or not Linux: as much as the system's limit allows.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+
+def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str:
+    """The local address that a datagram was sent to (struct in_pktinfo); "" if unknown."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= 12:
+            _index, local, _destination = struct.unpack_from("@i4s4s", data)
+            return socket.inet_ntoa(local)
+    return ""

@@ -1,0 +1,331 @@
+"""Where a dump goes: one folder, names as FreeBSD's netdumpd gives them, and one more.
+
+For the N-th dump of HOST (a numeric address)::
+
+    info.HOST.N              what the dump is and how it ended; creating it reserves N
+    vmcore.HOST.N.partial    the dump while it is not known to be complete
+    vmcore.HOST.N            the dump, complete (vmcore_encrypted.HOST.N; + .gz, .zst)
+    key.HOST.N               the encrypted key block of an encrypted dump
+    bounds.HOST              the next N
+    vmcore.HOST.last         -> the latest complete dump; info.HOST.last -> its info
+
+netdumpd has no ``.partial``: there a half dump looks like a whole one. Everything is 0600 (the key
+0400), created with O_EXCL and never followed through a symbolic link.
+
+Rules:
+
+1. ``write`` returns only when every byte is with the kernel (``fsync="always"``: on the disk). What
+   was acknowledged survives the server's death; by ``fsync`` also the machine's.
+2. Whatever the disk does comes out as ``StoreError``, with the place and the errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.errors import NetdumpError
+
+#: When bytes are forced to the disk: never, before FINISHED is acknowledged, before each ack.
+FsyncPolicy = Literal["none", "finish", "always"]
+
+#: Dumps of one host that a folder takes, if bounds.HOST is of no help (netdumpd's MAXDUMPS).
+MAX_DUMPS: Final = 1024
+SUFFIXES: Final = ("", ".gz", ".zst")
+_IOV_MAX: Final = 1024
+#: Every so many bytes the kernel is asked to begin writing back, so that the fsync at the end has
+#: little left to wait for: a stock client gives up on FINISHED after 12 s.
+_WRITEBACK_EVERY: Final = 8 << 20
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class StoreError(NetdumpError):
+    """The disk refused. ``errno`` is its reason, ``offset`` the place in the dump, -1 for none."""
+
+    reason = "store"
+
+    def __init__(self, what: str, code: int, offset: int = -1) -> None:
+        at = f" @ offset {offset}" if offset >= 0 else ""
+        super().__init__(f"{what}{at}: {os.strerror(code)}")
+        self.errno = code
+        self.offset = offset
+
+
+class Store(Protocol):
+    """What a session needs of a disk. Every method may raise StoreError."""
+
+    def begin(self) -> str:
+        """Reserve a number and create the files; the dump's name, ``vmcore.HOST.N``."""
+        ...
+
+    def write(self, offset: int, blocks: Sequence[NDArray[np.uint8]]) -> None:
+        """Keep contiguous blocks (uint8, C order) at ``offset`` bytes; all of them, or an error."""
+        ...
+
+    def write_key(self, offset: int, data: bytes) -> None:
+        """Keep a piece of the key block."""
+        ...
+
+    def write_info(self, text: str) -> None:
+        """Replace the info file's contents."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the dump, as kept."""
+        ...
+
+    def finish(self, length: int | None, suffix: str, encrypted: bool) -> str:
+        """The dump is complete: cut it to ``length`` bytes and give it its final name."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files; never raises."""
+        ...
+
+
+#: Makes the store for a client (address, port) in the folder that its HERALD asked for, "" for
+#: none. Raises StoreError where that folder can't be used.
+StoreFactory = Callable[[tuple[str, int], str], Store]
+
+
+class FileStore:
+    """One dump's files below an open folder, which it owns from now on."""
+
+    def __init__(self, folder_fd: int, host: str, fsync: FsyncPolicy = "finish") -> None:
+        self._folder = folder_fd
+        # Numeric addresses pass unchanged; nothing else can name another file.
+        self._host = re.sub(r"[^0-9A-Za-z.:_-]", "_", host)[:64]
+        self._fsync = fsync
+        self._core = self._info = self._key = -1
+        self._number = -1
+        self._unsynced = 0
+
+    # -- begin -------------------------------------------------------------------------------
+
+    def begin(self) -> str:
+        try:
+            self._reserve()
+        except OSError as error:
+            self._abandon()
+            raise StoreError("can't create the dump's files", error_code(error)) from error
+        # Only a hint for the next dump: the info file is what reserves the number.
+        with suppress(OSError):
+            self._write_bounds()
+        return self._name("vmcore")
+
+    def _reserve(self) -> None:
+        first = self._read_bounds()
+        candidates = [] if first is None else [first]
+        for number in [*candidates, *range(MAX_DUMPS)]:
+            self._number = number
+            if self._taken():
+                continue
+            try:
+                self._info = self._create(self._name("info"), 0o600)
+            except FileExistsError:
+                continue
+            self._core = self._create(self._name("vmcore") + ".partial", 0o600)
+            return
+        self._number = -1
+        raise OSError(errno.EDQUOT, "every number is taken")
+
+    def _taken(self) -> bool:
+        """Is any name in use that this number could come to need?"""
+        cores = [self._name(kind) for kind in ("vmcore", "vmcore_encrypted")]
+        names = [core + suffix for core in cores for suffix in SUFFIXES]
+        names += [self._name("vmcore") + ".partial", self._name("info"), self._name("key")]
+        for name in names:
+            try:
+                os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            return True
+        return False
+
+    def _read_bounds(self) -> int | None:
+        try:
+            fd = os.open(
+                f"bounds.{self._host}",
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                dir_fd=self._folder,
+            )
+        except OSError:
+            return None
+        try:
+            text = os.read(fd, 16).strip()
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return int(text) if re.fullmatch(rb"[0-9]{1,9}", text) else None
+
+    def _write_bounds(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(f"bounds.{self._host}", flags, 0o600, dir_fd=self._folder)
+        try:
+            text = f"{self._number + 1}\n".encode()
+            os.write(fd, text)
+            os.ftruncate(fd, len(text))
+        finally:
+            os.close(fd)
+
+    def _abandon(self) -> None:
+        """Take back what a failed ``begin`` created: nothing has been promised yet."""
+        for fd, name in ((self._core, "vmcore"), (self._info, "info")):
+            if fd >= 0:
+                suffix = ".partial" if name == "vmcore" else ""
+                with suppress(OSError):
+                    os.unlink(self._name(name) + suffix, dir_fd=self._folder)
+        self.close()
+
+    # -- data --------------------------------------------------------------------------------
+
+    def write(self, offset: int, blocks: Sequence[NDArray[np.uint8]]) -> None:
+        at = offset
+        try:
+            for first in range(0, len(blocks), _IOV_MAX):
+                views = [b.data.cast("B") for b in blocks[first : first + _IOV_MAX] if b.size]
+                while views:
+                    wrote = self._pwritev(self._core, views, at)
+                    if wrote <= 0:
+                        # A disk that takes nothing and names no reason would be asked for ever.
+                        raise OSError(errno.EIO, "nothing was written")
+                    at += wrote
+                    views = _behind(views, wrote)
+            if self._fsync == "always":
+                os.fdatasync(self._core)
+            elif self._fsync == "finish":
+                self._begin_writeback(at - offset)
+        except OSError as error:
+            raise StoreError("write error", error_code(error), at) from error
+
+    def _pwritev(self, fd: int, views: list[memoryview], offset: int) -> int:
+        """One write; a seam for faults."""
+        return os.pwritev(fd, views, offset)
+
+    def _begin_writeback(self, count: int) -> None:
+        self._unsynced += count
+        if self._unsynced >= _WRITEBACK_EVERY:
+            self._unsynced = 0
+            _sync_file_range(self._core)
+
+    def write_key(self, offset: int, data: bytes) -> None:
+        try:
+            if self._key < 0:
+                self._key = self._create(self._name("key"), 0o400)
+            self._pwrite_all(self._key, data, offset)
+        except OSError as error:
+            raise StoreError("can't write the key file", error_code(error)) from error
+
+    def write_info(self, text: str) -> None:
+        data = text.encode("utf-8", "backslashreplace")
+        try:
+            self._pwrite_all(self._info, data, 0)
+            os.ftruncate(self._info, len(data))
+        except OSError as error:
+            raise StoreError("can't write the info file", error_code(error)) from error
+
+    def _pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
+        views = [memoryview(data)] if data else []
+        while views:
+            wrote = self._pwritev(fd, views, offset)
+            if wrote <= 0:
+                raise OSError(errno.EIO, "nothing was written")
+            offset += wrote
+            views = _behind(views, wrote)
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._core, length, offset)
+        except OSError as error:
+            raise StoreError("read error", error_code(error), offset) from error
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def finish(self, length: int | None, suffix: str, encrypted: bool) -> str:
+        final = self._name("vmcore_encrypted" if encrypted else "vmcore") + suffix
+        try:
+            if length is not None:
+                os.ftruncate(self._core, length)
+            if self._fsync != "none":
+                os.fsync(self._core)
+                if self._key >= 0:
+                    os.fsync(self._key)
+            os.rename(
+                self._name("vmcore") + ".partial",
+                final,
+                src_dir_fd=self._folder,
+                dst_dir_fd=self._folder,
+            )
+            self._link(final, f"vmcore.{self._host}.last")
+            self._link(self._name("info"), f"info.{self._host}.last")
+            if self._fsync != "none":
+                os.fsync(self._folder)
+        except OSError as error:
+            raise StoreError(f"can't finish {final}", error_code(error)) from error
+        return final
+
+    def _link(self, target: str, name: str) -> None:
+        """Point a symbolic link elsewhere; there is no moment without it."""
+        new = f"{name}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=self._folder)
+        os.symlink(target, new, dir_fd=self._folder)
+        os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+    def close(self) -> None:
+        fds = (self._core, self._info, self._key, self._folder)
+        self._core = self._info = self._key = self._folder = -1
+        for fd in fds:
+            if fd >= 0:
+                # The kernel may report a late write error here; the fd is gone all the same.
+                with suppress(OSError):
+                    os.close(fd)
+
+    # -- names -------------------------------------------------------------------------------
+
+    def _name(self, kind: str) -> str:
+        return f"{kind}.{self._host}.{self._number}"
+
+    def _create(self, name: str, mode: int) -> int:
+        return os.open(name, _NEW_FILE, mode, dir_fd=self._folder)
+
+
+def error_code(error: OSError) -> int:
+    """Its errno; EIO for one that has none."""
+    return error.errno or errno.EIO
+
+
+def _behind(views: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of ``views`` after ``count`` bytes."""
+    for index, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[index + 1 :]]
+        count -= len(view)
+    return []
+
+
+def _load_sync_file_range() -> Callable[[int], None]:
+    try:
+        function = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return lambda fd: None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+    def begin(fd: int) -> None:
+        # A hint; file systems without it (tmpfs) answer with an error that means nothing here.
+        function(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+    return begin
+
+
+_sync_file_range = _load_sync_file_range()

@@ -1,0 +1,329 @@
+"""The command: exit statuses, one clear line for each mistake, and nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bench import cli
+from bench.errors import BadInput, MachineLacks
+from bench.runs import RunFolder
+from bench.scenario import Scenario, load_scenario
+from bench.tiers import Choice, choose_tier
+from bench.verdict import CaseResult, RunResult
+from bench.wire.contracts import Capability
+
+Play = Callable[[Path], None]
+
+
+def case(met: bool) -> CaseResult:
+    return CaseResult("netdump2", "netdump2", "polled", "complete", "complete", met)
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A runner that plays nothing: ``met`` is what comes of it, ``act`` what it does on the way."""
+    told: dict[str, Any] = {"met": True, "act": lambda folder: None, "outcome": "complete"}
+
+    def run_scenario(
+        scenario: Scenario,
+        *,
+        tier: str,
+        why_this_tier: str,
+        seed: int,
+        run_folder: Path,
+        progress: object,
+    ) -> RunResult:
+        told.update(tier=tier, seed=seed, scenario=scenario)
+        told["act"](run_folder)
+        (run_folder / "events.jsonl").write_text(told.get("events", ""))
+        done = case(told["met"])
+        done.outcome = told["outcome"]
+        return RunResult(scenario.name, tier, why_this_tier, seed, cases=[done])
+
+    module = ModuleType("bench.runner")
+    module.run_scenario = run_scenario  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bench.runner", module)
+    return told
+
+
+def run(tmp_path: Path, *words: str) -> int:
+    return cli.main(["run", "clean-dump", "--tier", "sim", "--runs", str(tmp_path), *words])
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_went_as_expected_ends_0_and_one_that_did_not_ends_1(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    assert "clean-dump: PASSED, on tier sim" in capsys.readouterr().out
+    runner["met"] = False
+    assert run(tmp_path) == 1
+    assert "NOT AS EXPECTED" in capsys.readouterr().out
+
+
+def test_a_run_leaves_a_folder_with_its_verdict_its_story_and_its_replay(
+    tmp_path: Path, runner: dict[str, Any]
+) -> None:
+    assert run(tmp_path, "--seed", "7", "--quiet") == 0
+    folder = tmp_path / "clean-dump-sim-seed7-1"
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["run_folder"] == str(folder)
+    assert verdict["replay"] == f"netdump-bench replay {folder}"
+    assert (folder / "scenario.toml").read_text() == load_scenario("clean-dump").text
+    assert (folder / "replay").stat().st_mode & 0o111
+    assert runner["seed"] == 7
+    run(tmp_path, "--seed", "7", "--quiet")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "clean-dump-sim-seed7-1",
+        "clean-dump-sim-seed7-2",
+    }
+
+
+def test_json_is_one_document_on_stdout_and_nothing_else(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["scenario"] == "clean-dump"
+    assert captured.err == ""
+
+
+def test_one_profile_is_played_alone(tmp_path: Path, runner: dict[str, Any]) -> None:
+    run(tmp_path, "--profile", "freebsd-14", "--quiet")
+    assert runner["scenario"].profiles == ("freebsd-14",)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "promsc-panic"], 'did you mean "promisc-panic"?'),
+        (["run", "clean-dump", "--tier", "tapp"], 'did you mean "tap"?'),
+        (["run", "clean-dump", "--tier", "qemu"], "is not played on tier qemu"),
+        (["run", "clean-dump", "--profile", "netdump3"], 'did you mean "netdump2"?'),
+        (["run", "lossy-wire", "--profile", "patch-2010"], "has no case for the profile"),
+        (["run", "clean-dump", "--seed", "-1"], "is not a seed"),
+        (["run", "clean-dump", "--seed", "x"], "is not a seed"),
+        (["run"], "NAME|FILE"),
+        (["rum", "x"], "invalid choice"),
+        (["replay", "nowhere"], "nowhere is no run folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("netdump-bench: ")
+    assert says in captured.err
+
+
+def test_with_json_a_mistake_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "promsc-panic", "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == 2
+    assert "promisc-panic" in document["error"]
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "usage: netdump-bench" in capsys.readouterr().err
+
+
+def test_interrupted_in_mid_run_nothing_is_left_behind(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(folder: Path) -> None:
+        (folder / "half").write_text("a dump")
+        raise KeyboardInterrupt
+
+    runner["act"] = interrupt
+    assert run(tmp_path) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "netdump-bench: interrupted; the unfinished run was removed"
+    )
+
+
+def test_a_full_disk_is_one_line_and_exit_2(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "wire.pcapng"))
+
+    runner["act"] = fill
+    assert run(tmp_path, "--quiet") == 2
+    assert f"can't write to {tmp_path}: No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_is_a_file_is_one_line_and_exit_2(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(tmp_path / "file") == 2
+    assert run(tmp_path / "file" / "deeper") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all("can't write to" in line for line in errors)
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_disk_at_fault(
+    tmp_path: Path, runner: dict[str, Any]
+) -> None:
+    def blunder(folder: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere")
+
+    runner["act"] = blunder
+    with pytest.raises(FileNotFoundError):
+        run(tmp_path, "--quiet")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- tiers ----------------------------------------------------------------------------------------
+
+
+def probes(**ok: bool) -> dict[str, Callable[[], Capability]]:
+    def probe(name: str) -> Callable[[], Capability]:
+        if ok.get(name, True):
+            return lambda: Capability(True, "works")
+        return lambda: Capability(False, f"no {name} here", f"get a {name}")
+
+    return {name: probe(name) for name in ("tap", "qemu", "sim")}
+
+
+def test_the_most_real_tier_of_the_list_is_played() -> None:
+    assert choose_tier(load_scenario("clean-dump"), None, probes()) == Choice("tap")
+
+
+def test_a_tier_that_this_machine_lacks_falls_to_the_next_and_says_why_and_the_cure() -> None:
+    choice = choose_tier(load_scenario("clean-dump"), None, probes(tap=False))
+    assert choice == Choice("sim", "not tap: no tap here (cure: get a tap)")
+
+
+def test_a_tier_that_was_demanded_does_not_fall() -> None:
+    with pytest.raises(MachineLacks, match=r"tier tap: no tap here \(cure: get a tap\)") as caught:
+        choose_tier(load_scenario("clean-dump"), "tap", probes(tap=False))
+    assert caught.value.status == 3
+
+
+# --- replay ---------------------------------------------------------------------------------------
+
+
+def test_a_replay_says_that_outcome_and_bytes_are_the_same_and_leaves_nothing_new(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "--seed", "3", "--quiet")
+    folder = tmp_path / "clean-dump-sim-seed3-1"
+    runner["seed"] = None
+    assert cli.main(["replay", str(folder), "--quiet"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the same outcome, and the same bytes in 1 event logs and captures" in said
+    assert (runner["seed"], runner["tier"]) == (3, "sim")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"outcome": "failed"}, "ANOTHER OUTCOME"),
+        ({"events": "another\n"}, "1 of 1 files differ: events.jsonl"),
+    ],
+)
+def test_a_replay_that_differs_ends_1_and_is_kept(
+    tmp_path: Path,
+    runner: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, str],
+    says: str,
+) -> None:
+    run(tmp_path, "--quiet")
+    runner.update(change)
+    assert cli.main(["replay", str(tmp_path / "clean-dump-sim-seed1-1"), "--quiet"]) == 1
+    assert says in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "clean-dump-sim-seed1-2").is_dir()
+
+
+def test_a_replay_as_json_says_what_differs(
+    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "--quiet")
+    capsys.readouterr()
+    runner["events"] = "another\n"
+    assert cli.main(["replay", str(tmp_path / "clean-dump-sim-seed1-1"), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["same"], document["outcome_same"]) == (False, True)
+    assert document["files_same"] == {"events.jsonl": False}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"scenario": 1}'])
+def test_a_folder_with_a_strange_verdict_is_bad_input(tmp_path: Path, content: str) -> None:
+    (tmp_path / "verdict.json").write_text(content)
+    assert cli.main(["replay", str(tmp_path)]) == 2
+
+
+# --- run folders ----------------------------------------------------------------------------------
+
+
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    def die_in_mid_run() -> None:
+        folder = RunFolder(tmp_path, "x")
+        (folder.path / "half").write_text("")
+        os._exit(9)
+
+    child = multiprocessing.get_context("fork").Process(target=die_in_mid_run)
+    child.start()
+    child.join(10)
+    assert (tmp_path / ".partial-x-1" / "half").exists()
+    with RunFolder(tmp_path, "x") as folder:
+        assert list(folder.path.iterdir()) == []
+        folder.keep()
+    assert [p.name for p in tmp_path.iterdir()] == ["x-1"]
+
+
+def test_two_runs_at_once_get_numbers_of_their_own(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, "x") as one, RunFolder(tmp_path, "x") as two:
+        assert one.final.name == "x-1"
+        assert two.final.name == "x-2"
+        two.keep()
+        one.keep()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x-1", "x-2"]
+
+
+def test_an_unwritable_folder_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    with pytest.raises(BadInput, match="can't write to"):
+        RunFolder(tmp_path / "f", "x")
+
+
+# --- the other commands ---------------------------------------------------------------------------
+
+
+def test_list_names_every_scenario_and_its_title(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    assert "promisc-panic       Panic with the NIC in promiscuous mode" in capsys.readouterr().out
+    assert cli.main(["list", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    row = next(r for r in document["scenarios"] if r["name"] == "promisc-panic")
+    assert row["profiles"] == ["netdump2", "freebsd-14", "patch-2010"]
+    assert row["tiers"] == ["tap", "sim"]
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("netdump-bench ")

@@ -1,0 +1,210 @@
+"""Whatever anybody sends, in whatever order: the server's promises hold.
+
+Several clients, each with its own true image, send good and bad messages; copies of old ones come
+again; time passes; the disk fills up. After each step:
+
+* nothing raises;
+* every acknowledged byte is in a file, as it was first sent;
+* no file is outside the dump folder, or has a name that the server doesn't give;
+* sessions, and with them sockets, are bounded, and so are open files;
+* what a session has acknowledged it acknowledges again, while it runs or is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from netdump.kdh import KernelDumpHeader
+from netdump.messages import Message, MessageType
+from server.config import ServerConfig
+from server.core import ServerCore
+from server.session import State
+from tests.server_rig import Disk, block, finished, herald, image_of, kdh, vmcore
+
+CLIENTS = [("198.18.0.2", 20024), ("198.18.0.3", 20024), ("198.18.0.3", 1024)]
+UNIT = 1448
+UNITS = 12
+#: The last frame is shorter, as at the end of a stock client's chunk.
+LENGTH = UNIT * (UNITS - 1) + 100
+IMAGES = [image_of(LENGTH, seed) for seed in range(len(CLIENTS))]
+NAMES = re.compile(
+    r"(vmcore|vmcore_encrypted|info|key|bounds)\.198\.18\.0\.[23]"
+    r"(\.last|\.[0-9]+(\.gz|\.zst|\.partial)?)?"
+)
+u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
+
+hostile = st.one_of(
+    st.binary(max_size=80),
+    st.builds(
+        lambda kind, seqno, offset, payload: Message(kind, seqno, offset, payload).pack(),
+        st.sampled_from(MessageType),
+        st.one_of(u32, st.integers(0, 20)),
+        st.one_of(u64, st.integers(0, 40000)),
+        st.one_of(st.binary(max_size=60), st.sampled_from([b"lab\0", b"../..\0", bytes(512)])),
+    ),
+)
+
+
+class Server(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside = tempfile.TemporaryDirectory()
+        self.folder = Path(self.outside.name) / "dumps"
+        self.folder.mkdir()
+        (self.folder / "lab").mkdir()
+        self.disk = Disk(self.folder, room=UNIT * UNITS * 6, bite=5000)
+        self.config = ServerConfig(max_clients=6, max_offers=2, max_dump=1 << 16, max_intervals=8)
+        self.core = ServerCore(self.config, self.disk)
+        self.now = 0.0
+        self.sockets: dict[int, int] = {}  # session -> client's number
+        self.foreign: set[int] = set()  # sessions with bytes that no image has
+        self.acked: dict[int, dict[int, bytes]] = {}  # session -> offset -> true bytes
+        self.said: list[tuple[int, bytes]] = []
+        self.base_fds = len(os.listdir("/proc/self/fd"))
+
+    def teardown(self) -> None:
+        self.core.stop()
+        self.outside.cleanup()
+
+    def send(self, session: int, datagrams: list[bytes]) -> list[int]:
+        acks = self.core.receive(session, *block(datagrams), self.now)
+        self.said += [(session, datagram) for datagram in datagrams]
+        return [int(n) for n in np.ascontiguousarray(acks).view(">u4").ravel()]
+
+    # -- clients that mean well --------------------------------------------------------------
+
+    @rule(who=st.integers(0, 2), seqno=st.sampled_from([0, 1, 7777]), path=st.booleans())
+    def sends_a_herald(self, who: int, seqno: int, path: bool) -> None:
+        reply = self.core.herald(CLIENTS[who], herald(seqno, "lab" if path else ""), self.now)
+        if reply is not None:
+            assert reply.fresh == (reply.session_id not in self.sockets)
+            self.sockets[reply.session_id] = who
+
+    @precondition(lambda self: self.sockets)
+    @rule(data=st.data(), first=st.integers(0, UNITS - 1), count=st.integers(1, UNITS))
+    def sends_data(self, data: st.DataObject, first: int, count: int) -> None:
+        session = data.draw(st.sampled_from(sorted(self.sockets)))
+        image = IMAGES[self.sockets[session]]
+        units = range(first, min(first + count, UNITS))
+        batch = [vmcore(2 + n, n * UNIT, image[n * UNIT : (n + 1) * UNIT]) for n in units]
+        for ack in self.send(session, batch):
+            if session in self.foreign:
+                continue
+            offset = (ack - 2) * UNIT
+            self.acked.setdefault(session, {})[offset] = image[offset : offset + UNIT]
+
+    @precondition(lambda self: self.sockets)
+    @rule(data=st.data())
+    def ends_its_dump(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(sorted(self.sockets)))
+        self.send(session, [kdh(2 + UNITS, KernelDumpHeader(dumplength=LENGTH))])
+        if self.send(session, [finished(3 + UNITS)]):
+            state = self.core.sessions[session]
+            assert state.state is State.COMPLETE
+            assert session in self.foreign or state.coverage.holes(LENGTH) == []
+
+    # -- and all the others ------------------------------------------------------------------
+
+    @precondition(lambda self: self.said)
+    @rule(data=st.data())
+    def an_old_frame_comes_again(self, data: st.DataObject) -> None:
+        session, datagram = data.draw(st.sampled_from(self.said[-40:]))
+        files = self.contents() if self.ended(session) else None
+        self.core.receive(session, *block([datagram]), self.now)
+        assert files is None or files == self.contents()
+
+    @precondition(lambda self: self.sockets)
+    @rule(data=st.data(), datagrams=st.lists(hostile, max_size=6))
+    def somebody_sends_rubbish(self, data: st.DataObject, datagrams: list[bytes]) -> None:
+        session = data.draw(st.sampled_from(sorted(self.sockets)))
+        # The bytes that rubbish claims are no longer the client's own.
+        before = self.core.sessions.get(session)
+        free = before is None or before.state is not State.COMPLETE
+        self.send(session, datagrams)
+        if free:
+            self.foreign.add(session)
+            self.acked.pop(session, None)
+
+    @rule(datagram=hostile, who=st.integers(0, 2))
+    def the_herald_port_hears_rubbish(self, datagram: bytes, who: int) -> None:
+        reply = self.core.herald(CLIENTS[who], datagram, self.now)
+        if reply is not None:
+            self.sockets[reply.session_id] = who
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 14.0, 16.0, 70.0, 601.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for session in self.core.tick(self.now):
+            assert session not in self.core.sessions
+            self.sockets.pop(session, None)
+            self.acked.pop(session, None)
+
+    @rule(room=st.sampled_from([0, 3000, 1 << 30]))
+    def the_disk_changes(self, room: int) -> None:
+        self.disk.room = room
+
+    # -- what holds --------------------------------------------------------------------------
+
+    def ended(self, session: int) -> bool:
+        known = self.core.sessions.get(session)
+        return known is None or not known.state.running
+
+    def contents(self) -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
+
+    @invariant()
+    def every_acknowledged_byte_is_on_the_disk(self) -> None:
+        for session, parts in self.acked.items():
+            if session not in self.core.sessions or not parts:
+                continue
+            name = self.core.sessions[session].name
+            copies = [
+                path.read_bytes()
+                for path in self.folder.rglob("vmcore*")
+                if path.name in (name, f"{name}.partial")
+            ]
+            assert any(
+                all(copy[at : at + len(octets)] == octets for at, octets in parts.items())
+                for copy in copies
+            ), f"session {session}: acknowledged bytes are not in {name}"
+
+    @invariant()
+    def nothing_is_written_elsewhere(self) -> None:
+        assert os.listdir(self.outside.name) == ["dumps"]
+        for path in self.folder.rglob("*"):
+            assert path.name == "lab" or NAMES.fullmatch(path.name), path
+
+    @invariant()
+    def sessions_and_files_are_bounded(self) -> None:
+        assert len(self.core.sessions) <= self.config.max_clients
+        assert len(os.listdir("/proc/self/fd")) <= self.base_fds + 4 * self.config.max_clients
+        for session in self.core.sessions.values():
+            assert len(session.coverage) <= self.config.max_intervals
+
+    @invariant()
+    def what_was_acknowledged_is_acknowledged_again(self) -> None:
+        for session, parts in self.acked.items():
+            known = self.core.sessions.get(session)
+            if known is None or known.state not in (State.RECEIVING, State.COMPLETE) or not parts:
+                continue
+            offset, octets = next(iter(parts.items()))
+            again = vmcore(2 + offset // UNIT, offset, octets)
+            acks = self.core.receive(session, *block([again]), self.now)
+            assert acks.tobytes() == (2 + offset // UNIT).to_bytes(4, "big")
+
+
+TestServerMachine = Server.TestCase
+TestServerMachine.settings = settings(
+    max_examples=50,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

@@ -1,0 +1,133 @@
+"""The real server as a child in a namespace: started, hurt, questioned."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.servers import DumpServer
+from bench.servers.process import ServerLaunchFailure, ServerProcess
+from bench.wire.namespace import NetNamespace
+from bench.wire.tap import can_tap
+from tests import wire_frames as wf
+
+CAPABILITY = can_tap()
+pytestmark = [
+    pytest.mark.tap,
+    pytest.mark.skipif(not CAPABILITY.ok, reason=f"{CAPABILITY.why}; {CAPABILITY.cure}"),
+]
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[NetNamespace]:
+    with NetNamespace() as made:
+        yield made
+
+
+@pytest.fixture
+def server(namespace: NetNamespace, tmp_path: Path) -> Iterator[ServerProcess]:
+    log = tmp_path / "server.log"
+    with ServerProcess(namespace, tmp_path / "dumps", log, bind="127.0.0.1") as started:
+        yield started
+
+
+def herald(namespace: NetNamespace, seqno: int) -> tuple[bytes, int] | None:
+    """What the server answers, and from which port; None: nothing within half a second."""
+    with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 20024))
+        sock.settimeout(0.5)
+        sock.sendto(wf.message(wf.HERALD, seqno), ("127.0.0.1", 20023))
+        try:
+            ack, (_, port) = sock.recvfrom(100)
+        except TimeoutError:
+            return None
+        return ack, port
+
+
+def test_when_start_returns_it_listens_in_the_namespace_only(
+    namespace: NetNamespace, server: ServerProcess
+) -> None:
+    contract: DumpServer = server
+    assert contract.running
+    assert contract.fd_count() > 2
+    answer = herald(namespace, 5)
+    assert answer is not None
+    assert answer[0] == (5).to_bytes(4, "big")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside:
+        outside.bind(("127.0.0.1", 20023))  # free: the server is elsewhere
+
+
+def test_paused_it_is_silent_and_resumed_it_goes_on(
+    namespace: NetNamespace, server: ServerProcess
+) -> None:
+    server.pause()
+    assert herald(namespace, 6) is None
+    server.resume()
+    assert herald(namespace, 7) is not None
+
+
+def test_killed_it_is_gone_and_restarted_it_is_back(
+    namespace: NetNamespace, server: ServerProcess
+) -> None:
+    before = server.pid
+    server.kill()
+    assert (server.running, server.status, server.fd_count()) == (False, -signal.SIGKILL, 0)
+    server.restart()
+    assert server.pid != before
+    assert herald(namespace, 8) is not None
+
+
+def test_stopped_it_ends_in_good_order_even_when_it_was_paused(server: ServerProcess) -> None:
+    server.pause()
+    server.stop()
+    assert server.status == 0
+
+
+def test_one_that_cannot_start_shows_the_command_and_what_it_printed(
+    namespace: NetNamespace, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    server = ServerProcess(namespace, tmp_path / "dumps", log, bind="203.0.113.1")
+    with pytest.raises(ServerLaunchFailure) as failure:
+        server.start()
+    assert failure.value.status not in (None, 0)
+    assert "203.0.113.1" in " ".join(failure.value.command)
+    assert "203.0.113.1" in failure.value.output
+
+
+def test_it_dies_with_a_bench_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path;"
+        "from bench.servers.process import ServerProcess;"
+        "from bench.wire.namespace import NetNamespace;"
+        f"d = Path({str(tmp_path)!r});"
+        "s = ServerProcess(NetNamespace(), d / 'dumps', d / 'log', bind='127.0.0.1');"
+        "s.start(); print(s.pid, flush=True); time.sleep(60)"
+    )
+    bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert bench.stdout is not None
+    pid = int(bench.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    bench.kill()
+    bench.wait(10)
+    bench.stdout.close()
+    for _ in range(100):  # the kernel's signal takes its moment
+        if not alive(pid):
+            break
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor a zombie that waits for init."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

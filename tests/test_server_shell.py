@@ -1,0 +1,357 @@
+"""The real server: a process, sockets on 127.0.0.1, files, signals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from netdump.kdh import KernelDumpHeader
+from netdump.messages import pack_acks
+from server.packets import AckSender, BatchReader, LoopReader, Reader
+from tests.server_rig import finished, frames, herald, image_of, kdh, seqnos
+
+ROOT = Path(__file__).parent.parent
+IMAGE = image_of(4 * 65536 + 8192)
+HEADER = KernelDumpHeader(dumplength=len(IMAGE))
+HOST = "127.0.0.1"
+COMMAND = [sys.executable, "-m", "server", "--bind", HOST]
+
+
+class Process:
+    """A server that has said that it is ready."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.popen = subprocess.Popen(
+            [*COMMAND, "--port", "0", "--dumpdir", str(folder), "--json", *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.popen.stdout is not None
+        ready = json.loads(self.popen.stdout.readline())
+        assert ready["event"] == "ready"
+        self.address = (ready["address"], ready["port"])
+
+    def sockets(self) -> int:
+        folder = Path(f"/proc/{self.popen.pid}/fd")
+        return sum(os.readlink(fd).startswith("socket:") for fd in folder.iterdir())
+
+    def stop(self, number: int = signal.SIGTERM) -> list[str]:
+        """Exit status 0; the names of the events."""
+        self.popen.send_signal(number)
+        out, err = self.popen.communicate(timeout=10)
+        assert (self.popen.returncode, err) == (0, "")
+        return [json.loads(line)["event"] for line in out.splitlines()]
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[Process]:
+    process = Process(folder, *options)
+    try:
+        yield process
+    finally:
+        process.popen.kill()
+        process.popen.communicate()
+
+
+class Client:
+    """A socket that speaks netdump; every wait is bounded."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((HOST, 0))
+        self.sock.settimeout(5)
+        self.server = server
+
+    def herald(self, seqno: int = 0x5EED) -> tuple[str, int]:
+        self.sock.sendto(herald(seqno), self.server)
+        ack, peer = self.sock.recvfrom(100)
+        assert ack == seqno.to_bytes(4, "big")
+        assert peer != self.server
+        self.peer = peer
+        return str(peer[0]), int(peer[1])
+
+    def send(self, *datagrams: bytes) -> None:
+        for datagram in datagrams:
+            self.sock.sendto(datagram, self.peer)
+
+    def acks(self, count: int) -> list[int]:
+        received = [self.sock.recv(100) for _ in range(count)]
+        assert {len(ack) for ack in received} <= {4}  # one datagram an ack: stock clients' rule
+        return [int.from_bytes(ack, "big") for ack in received]
+
+    def silence(self, seconds: float = 0.2) -> bool:
+        self.sock.settimeout(seconds)
+        try:
+            self.sock.recv(100)
+        except TimeoutError:
+            return True
+        finally:
+            self.sock.settimeout(5)
+        return False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sock.close()
+
+
+@pytest.mark.parametrize("seqno", [1, 0, 0x5EED])
+def test_a_dump_over_real_sockets_is_exact_and_finished_is_acked_again(
+    tmp_path: Path, seqno: int
+) -> None:
+    with serving(tmp_path) as process, Client(process.address) as client:
+        client.herald(seqno)
+        parts = frames(IMAGE, seqno + 1)
+        for first in range(0, len(parts), 46):
+            chunk = parts[first : first + 46]
+            client.send(*chunk)
+            assert sorted(client.acks(len(chunk))) == seqnos(chunk)
+        last = seqno + 1 + len(parts)
+        client.send(kdh(last, HEADER))
+        assert client.acks(1) == [last]
+        client.send(finished(last + 1), finished(last + 1))
+        assert client.acks(2) == [last + 1] * 2
+        assert (tmp_path / f"vmcore.{HOST}.0").read_bytes() == IMAGE
+        assert process.stop() == ["begin", "complete", "stopped"]
+
+
+def test_a_storm_of_heralds_opens_one_socket(tmp_path: Path) -> None:
+    with serving(tmp_path) as process, Client(process.address) as client:
+        before = process.sockets()
+        peers = {client.herald(1) for _ in range(50)}
+        assert len(peers) == 1
+        assert process.sockets() == before + 1
+
+
+def test_a_herald_in_mid_dump_leaves_the_dump_alone(tmp_path: Path) -> None:
+    with serving(tmp_path) as process, Client(process.address) as client:
+        client.herald(1)
+        first = client.peer
+        parts = frames(IMAGE[:65536], 2)
+        client.send(*parts)
+        assert len(client.acks(46)) == 46
+        assert client.herald(1) != first
+        client.peer = first
+        client.send(kdh(48, KernelDumpHeader(dumplength=65536)), finished(49))
+        assert client.acks(2) == [48, 49]
+        assert (tmp_path / f"vmcore.{HOST}.0").read_bytes() == IMAGE[:65536]
+
+
+def test_what_was_acked_survives_the_death_of_the_server(tmp_path: Path) -> None:
+    with serving(tmp_path) as process, Client(process.address) as client:
+        client.herald()
+        parts = frames(IMAGE, 0)
+        client.send(*parts[:100])
+        acks = client.acks(30)
+        process.popen.send_signal(signal.SIGKILL)
+        process.popen.wait(10)
+        stored = (tmp_path / f"vmcore.{HOST}.0.partial").read_bytes()
+        image = dict(zip(seqnos(parts), parts, strict=True))
+        for ack in acks:
+            offset = int.from_bytes(image[ack][8:16], "big")
+            assert stored[offset:].startswith(image[ack][24:])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_in_order(tmp_path: Path, number: int) -> None:
+    with serving(tmp_path) as process, Client(process.address) as client:
+        client.herald()
+        client.send(*frames(IMAGE, 2)[:3])
+        assert client.acks(3) == [2, 3, 4]
+        assert process.stop(number) == ["begin", "incomplete", "stopped"]
+        info = (tmp_path / f"info.{HOST}.0").read_text()
+        assert info.splitlines()[-1].startswith("Dump incomplete: server stopped")
+
+
+def test_others_datagrams_to_a_sessions_port_are_not_heard(tmp_path: Path) -> None:
+    with serving(tmp_path) as process, Client(process.address) as client:
+        client.herald()
+        with Client(process.address) as stranger:
+            stranger.peer = client.peer
+            stranger.send(*frames(IMAGE, 2)[:3])
+            client.send(frames(IMAGE, 7)[0])
+            assert client.acks(1) == [7]
+            assert stranger.silence()
+
+
+def test_bound_to_all_addresses_it_answers_from_the_one_that_was_asked(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "--bind", "0.0.0.0") as process,
+        Client(("127.0.0.2", process.address[1])) as client,
+    ):
+        assert process.address[0] == "0.0.0.0"
+        host, _port = client.herald()
+        assert host == "127.0.0.2"
+
+
+def test_the_hold_time_ends_and_the_socket_goes(tmp_path: Path) -> None:
+    with serving(tmp_path, "--hold", "0.3") as process, Client(process.address) as client:
+        before = process.sockets()
+        client.herald()
+        client.send(kdh(2, KernelDumpHeader(dumplength=0)), finished(3))
+        assert client.acks(2) == [2, 3]
+        assert process.sockets() == before + 1
+        events = ["begin", "complete"]
+        assert client.silence(1.2)
+        assert process.sockets() == before
+        assert process.stop() == [*events, "stopped"]
+
+
+def test_the_ready_fd_gets_the_address(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    options = ["--port", "0", "--quiet", "--dumpdir", str(tmp_path), "--ready-fd", str(write)]
+    with subprocess.Popen(
+        [*COMMAND, *options],
+        cwd=ROOT,
+        pass_fds=[write],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(write)
+        with os.fdopen(read) as stream:
+            address, port = stream.read().split()
+        process.terminate()
+        out, _ = process.communicate(timeout=10)
+    assert out == f"ready {address} {port}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bind", "::1"], "is no IPv4 address"),
+        (["--bind", "198.51.100.7"], "no interface of this machine has that address"),
+        (["--port", "65536"], "is no number from 0 to 65535"),
+        (["--dumpdir", "/nonexistent/dumps"], "can't open the dump folder '/nonexistent/dumps'"),
+        (["--dumpdir", __file__], "Not a directory"),
+        (["--max-dump", "many"], "is no size such as"),
+        (["--hold", "-1"], "is no number of seconds above 0"),
+        (["--ready-fd", "99"], "can't write to --ready-fd"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(tmp_path: Path, options: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "server", "--port", "0", "--dumpdir", str(tmp_path), *options]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as process:
+        done = subprocess.run(
+            [*COMMAND, "--dumpdir", str(tmp_path), "--port", str(process.address[1])],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "another server has it" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# -- packets -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
+    ):
+        for sock in (one, two):
+            sock.bind((HOST, 0))
+            sock.setblocking(False)
+        one.connect(two.getsockname())
+        two.connect(one.getsockname())
+        yield one, two
+
+
+@pytest.mark.parametrize("make", [BatchReader, LoopReader])
+def test_readers_bring_every_datagram_whole_or_marked_as_cut(
+    pair: tuple[socket.socket, socket.socket], make: type[BatchReader] | type[LoopReader]
+) -> None:
+    one, two = pair
+    reader: Reader = make(rows=4, stride=100)
+    data, lengths = reader.read(two)
+    assert len(data) == len(lengths) == 0
+    for size in (0, 1, 100, 101, 50):
+        one.send(bytes([size]) * size)
+    data, lengths = reader.read(two)
+    assert lengths.tolist() == [0, 1, 100, 101]
+    assert data[2].tolist() == [100] * 100
+    data, lengths = reader.read(two)
+    assert lengths.tolist() == [50]
+    assert data[0, :50].tolist() == [50] * 50
+    # What the kernel says about earlier datagrams is an OSError for the loop to judge.
+    one.close()
+    two.send(b"into the void")
+    with pytest.raises(ConnectionRefusedError):
+        reader.read(two)
+
+
+@pytest.mark.parametrize("segments", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 200])
+def test_acks_are_a_datagram_each_in_order(
+    pair: tuple[socket.socket, socket.socket], segments: bool, count: int
+) -> None:
+    one, two = pair
+    sender = AckSender(segments)
+    sender.prepare(one)
+    sender.send(one, pack_acks(np.arange(count)))
+    received = []
+    while True:
+        try:
+            received.append(two.recv(100))
+        except BlockingIOError:
+            break
+    assert received == [n.to_bytes(4, "big") for n in range(count)]
+    assert sender.lost == 0
+
+
+def test_a_kernel_that_refuses_segments_gets_single_sends() -> None:
+    class Refusing:
+        sent: list[bytes] = []  # noqa: RUF012 - one instance
+
+        def setsockopt(self, *args: int) -> None:
+            """Takes the option and refuses its use, as kernels without checksum offload do."""
+
+        def send(self, octets: bytes) -> int:
+            if len(octets) > 4:
+                raise OSError(errno.EIO, "no checksum offload")
+            self.sent.append(octets)
+            return len(octets)
+
+    sender, sock = AckSender(), Refusing()
+    sender.send(sock, pack_acks(np.arange(100)))  # type: ignore[arg-type]
+    assert not sender.segments
+    assert len(sock.sent) == 100
+
+
+def test_acks_to_a_client_that_is_gone_are_counted_and_forgotten(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    one, two = pair
+    two.close()
+    sender = AckSender(segments=False)
+    for _ in range(50):
+        sender.send(one, pack_acks([1, 2, 3]))
+    assert sender.lost <= 150
