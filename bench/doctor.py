@@ -86,6 +86,8 @@ def _tun_device() -> Capability:
     cure = "modprobe tun; in a container: --device /dev/net/tun"
     try:
         os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError as error:
+        return Capability(False, f"{_TUN}: {error.strerror}", f"be root, or chmod 666 {_TUN}")
     except OSError as error:
         return Capability(False, f"{_TUN}: {error.strerror}", cure)
     return Capability(True, f"{_TUN} opens")
@@ -114,15 +116,19 @@ def _net_namespace() -> Capability:
 
 
 def _super_frames() -> Capability:
+    from bench.wire.contracts import WireError
     from bench.wire.namespace import NetNamespace
     from bench.wire.segment import offer_super_frames, open_tap
 
-    with NetNamespace() as namespace:
-        fd = namespace.run(open_tap, "probe")
-        try:
-            ok = offer_super_frames(fd)
-        finally:
-            os.close(fd)
+    try:
+        with NetNamespace() as namespace:
+            fd = namespace.run(open_tap, "probe")
+            try:
+                ok = offer_super_frames(fd)
+            finally:
+                os.close(fd)
+    except WireError:
+        return Capability(False, "can only be tried with a TAP", "be root, to find out")
     return Capability(ok, "TUNSETOFFLOAD takes USO" if ok else "no USO", "Linux 6.2 or newer")
 
 

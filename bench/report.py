@@ -49,6 +49,7 @@ REFUSALS: Final = {
     "runt": "cut short",
     "ip-source": "not from the server",
     "ip-destination": "to another IP address",
+    "ip-protocol": "not UDP",
     "udp-port": "to another port",
     "ack-late": "acks of what was acknowledged before",
     "ack-future": "acks of what was never sent",
@@ -70,6 +71,14 @@ _DEEDS: Final = {
     "delay": "delayed",
 }
 
+#: What bystanders send.
+_HEARD: Final = {
+    "acks-for-another-mac": "acks for another MAC",
+    "unicast-to-others": "unicast frames between others",
+    "broadcast-noise": "broadcasts",
+    "arp-spoof": "ARP replies that claim others' addresses",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
@@ -78,6 +87,9 @@ class Paragraph:
     label: str
     text: str
     style: str = ""
+
+
+BLANK: Final = Paragraph("", " ")
 
 
 def print_verdict(result: RunResult, console: Console) -> None:
@@ -90,38 +102,33 @@ def print_verdict(result: RunResult, console: Console) -> None:
 def paragraphs(result: RunResult) -> Iterator[Paragraph]:
     """The whole verdict, in order."""
     end = "PASSED" if result.passed else "NOT AS EXPECTED"
-    yield Paragraph(
-        "",
-        f"{result.scenario}: {end}, on tier {result.tier}, seed {result.seed}",
-        "bold green" if result.passed else "bold red",
-    )
+    head = f"{result.scenario}: {end}, on tier {result.tier}, seed {result.seed}"
+    yield Paragraph("", head, _style(result.passed))
     if result.why_this_tier:
         yield Paragraph("tier", result.why_this_tier)
-    yield Paragraph("story", f"{result.title}.")
-    if result.why:
-        yield Paragraph("asked", result.why)
-    if result.story:
-        yield Paragraph("", " ".join(result.story.split()))
-    yield Paragraph("", "")
+    yield Paragraph("", f"{result.title}.", "bold")
+    yield Paragraph("why", result.why)
+    yield Paragraph("story", " ".join(result.story.split()))
+    yield BLANK
     for _, group in groupby(result.cases, key=lambda case: case.group or case.name):
         runs = list(group)
         if len(runs) > 1 or runs[0].sweep_over:
             yield from _sweep(runs, result.tier)
         else:
             yield from _case(runs[0], result.tier)
-        yield Paragraph("", "")
+        yield BLANK
     yield from _oracles(result.cases)
     if result.run_folder:
-        yield Paragraph("folder", f"{result.run_folder}  (verdict.json, events.jsonl, wire.pcapng)")
-    if result.replay:
-        yield Paragraph("replay", result.replay)
+        yield Paragraph("folder", result.run_folder)
+    yield Paragraph("replay", result.replay)
 
 
 # --- one run --------------------------------------------------------------------------------------
 
 
 def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
-    yield _headline(case.met, _called(case), case.outcome.replace("-", " "), case.expected)
+    verdict = "as expected" if case.met else f"NOT as expected ({case.expected or 'nothing'})"
+    yield _headline(case.met, f"{_called(case)}: {case.outcome.replace('-', ' ')}, {verdict}")
     yield from _missing(case.unmet)
     end = OUTCOMES.get(case.outcome, "")
     if case.error:
@@ -130,13 +137,7 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     yield Paragraph("sent", _sent(case, tier))
     yield from _wire([case])
     yield from _refused(case.refused)
-    if case.foreign_frames_accepted:
-        yield Paragraph(
-            "swallowed",
-            f"{case.foreign_frames_accepted:,} frames that were addressed to another MAC: "
-            "the client believed them.",
-            "yellow",
-        )
+    yield from _swallowed(case)
     yield from _difference(case)
     yield Paragraph("panic", _panic_context([case]))
     yield from _broken([case])
@@ -150,9 +151,8 @@ def _called(case: CaseResult) -> str:
     return f"{name if name.startswith(case.profile) else f'{name} ({case.profile})'}, {case.mode}"
 
 
-def _headline(met: bool, called: str, outcome: str, expected: str) -> Paragraph:
-    verdict = "as expected" if met else f"NOT as expected ({expected or 'nothing was expected'})"
-    return Paragraph("ok" if met else "WRONG", f"{called}: {outcome}, {verdict}", _style(met))
+def _headline(met: bool, text: str) -> Paragraph:
+    return Paragraph("ok" if met else "WRONG", text, _style(met))
 
 
 def _style(met: bool) -> str:
@@ -162,25 +162,31 @@ def _style(met: bool) -> str:
 def _sent(case: CaseResult, tier: str) -> str:
     clock = "virtual seconds" if tier == "sim" else "s"
     text = f"{show_size(case.dump_bytes)} in {case.seconds:.3g} {clock}"
-    if case.seconds > 0 and case.outcome == "complete":
+    if case.outcome not in ("complete", "silent-hole"):
+        text = f"of {show_size(case.dump_bytes)} not all; it ended after {case.seconds:.3g} {clock}"
+    elif case.seconds > 0:
         text += f" ({case.dump_bytes / case.seconds / 1e6:.3g} MB/s)"
-    text += f", {_count(case.frames, 'frame')} on the wire"
-    if case.retransmissions:
-        text += f", {case.retransmissions:,} of them sent again"
-    return text + "."
+    return f"{text}, {_on_the_wire(case.frames, case.retransmissions)}."
+
+
+def _on_the_wire(frames: int, again: int) -> str:
+    return f"{_count(frames, 'frame')} on the wire" + (
+        f", {again:,} of them sent again" * bool(again)
+    )
 
 
 def _wire(cases: Iterable[CaseResult]) -> Iterator[Paragraph]:
+    """What befell frames on the way, and who else was heard."""
     deeds: Counter[str] = Counter()
     for case in cases:
         deeds.update(case.wire)
-    told = [
-        f"{count:,} {_DEEDS[name]}" if name in _DEEDS else f"{count:,} added by {name}"
-        for name, count in deeds.items()
-        if count
+    befell = [f"{n:,} {_DEEDS[name]}" for name, n in deeds.items() if n and name in _DEEDS]
+    heard = [
+        f"{n:,} {_HEARD.get(name, name)}" for name, n in deeds.items() if n and name not in _DEEDS
     ]
+    told = [f"{', '.join(befell)}"] * bool(befell) + [f"heard {', '.join(heard)}"] * bool(heard)
     if told:
-        yield Paragraph("wire", f"Frames: {', '.join(told)}.")
+        yield Paragraph("wire", f"{'; '.join(told)}.")
 
 
 def _refused(refused: dict[str, int]) -> Iterator[Paragraph]:
@@ -193,54 +199,56 @@ def _refused(refused: dict[str, int]) -> Iterator[Paragraph]:
         yield Paragraph("refused", f"{', '.join(told)}.")
 
 
+def _swallowed(case: CaseResult) -> Iterator[Paragraph]:
+    count = case.foreign_frames_accepted
+    if count:
+        what = f"{_count(count, 'frame')} addressed to another MAC: the client believed them."
+        yield Paragraph("swallowed", what, "yellow")
+
+
 def _difference(case: CaseResult) -> Iterator[Paragraph]:
-    first = case.first_difference
     if case.holes:
-        ends = "; ".join(f"{h.start:#x}..{h.end:#x}" for h in case.holes[:3])
+        ends = ", ".join(f"{h.start:#x}..{h.end:#x}" for h in case.holes[:3])
         more = f" and {len(case.holes) - 3:,} more" if len(case.holes) > 3 else ""
         size = case.hole_bytes or sum(h.end - h.start for h in case.holes)
-        yield Paragraph(
-            "holes",
-            f"{_count(len(case.holes), 'hole')}, {_count(size, 'byte')}: offsets {ends}{more}.",
-            "yellow",
-        )
+        what = f"{_count(len(case.holes), 'hole')} of {_count(size, 'byte')}, at {ends}{more}."
+        yield Paragraph("holes", what, "yellow")
+    first = case.first_difference
     if first:
         at = f"offset {first.offset:#x}"
         if first.physical_address is not None:
-            at += f" (physical {first.physical_address:#x})"
-        yield Paragraph(
-            "differs",
-            f"first at {at}: memory held {_hex(first.expected)}, the dump holds "
-            f"{_hex(first.stored) or 'nothing'}.",
-            "yellow",
-        )
+            at += f" (physical address {first.physical_address:#x})"
+        what = f"first at {at}: memory held {_hex(first.expected)}, the dump has "
+        yield Paragraph("differs", f"{what}{_hex(first.stored) or 'nothing'}.", "yellow")
 
 
 def _hex(octets: str) -> str:
+    """Eight bytes of it."""
     return " ".join(octets[i : i + 2] for i in range(0, min(len(octets), 16), 2))
 
 
 def _panic_context(cases: list[CaseResult]) -> str:
     """The worst over the runs; of most stories there is one."""
     contexts = [case.panic_context for case in cases]
-    worst = max(contexts, key=lambda c: c.pool_high_water)
-    text = f"{worst.pool_high_water:,}"
-    text += f" of {worst.pool_size:,} pool buffers" if worst.pool_size else " pool buffers"
-    text += f" in use at most, {_count(max(c.polls for c in contexts), 'poll')}"
-    text += f", {_count(max(c.interrupts for c in contexts), 'interrupt')}"
+    buffers = max(c.pool_high_water for c in contexts)
+    size = max(c.pool_size for c in contexts)
     bypassed = max(c.locks_bypassed for c in contexts)
-    text += f", {_count(bypassed, 'lock')} bypassed"
-    if owned := max(c.locks_held_by_stopped_cpus for c in contexts):
-        text += f" ({owned:,} of them held by a stopped CPU)"
-    return text + "."
+    owned = max(c.locks_held_by_stopped_cpus for c in contexts)
+    text = f"at most {buffers:,}" + (f" of {size:,}" * bool(size)) + " pool buffers in use; "
+    text += f"{_count(max(c.polls for c in contexts), 'poll')}; "
+    text += f"{_count(max(c.interrupts for c in contexts), 'interrupt')}; "
+    text += f"locks bypassed {_count(bypassed, 'time')}"
+    return text + (f", {owned:,} of them held by a stopped CPU" * bool(owned)) + "."
 
 
 def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
-    """Why oracles are broken; the first run of a sweep speaks for the others."""
+    """Why oracles are broken, save for what the lines above say; one run speaks for a sweep."""
     told: dict[str, str] = {}
     for case in cases:
         for oracle in ORACLES:
-            if case.oracles.get(oracle) == "broken":
+            if case.oracles.get(oracle) == "broken" and not (
+                oracle == "bytes-equal" and case.holes
+            ):
                 told.setdefault(oracle, case.oracle_reasons.get(oracle, ""))
     for oracle, why in told.items():
         yield Paragraph("broken", f"{oracle}: {why}" if why else oracle, "yellow")
@@ -257,43 +265,30 @@ def _missing(unmet: Iterable[str]) -> Iterator[Paragraph]:
 def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
     first = runs[0]
     met = all(run.met for run in runs)
-    what = (first.sweep_over or "").replace("-", " ")
-    yield Paragraph(
-        "ok" if met else "WRONG",
-        f"{_called(first)}: {_count(len(runs), 'run')}, one for each {what}, "
-        + ("all as expected" if met else f"{sum(not r.met for r in runs)} NOT as expected"),
-        _style(met),
-    )
+    each = f"{_count(len(runs), 'run')}, one for each {(first.sweep_over or '').replace('-', ' ')}"
+    verdict = "all as expected" if met else f"{sum(not r.met for r in runs)} NOT as expected"
+    yield _headline(met, f"{_called(first)}: {each}, {verdict}")
+    for run in [r for r in runs if not r.met][:3]:
+        yield from _missing(f"at {run.sweep_value}: {text}" for text in run.unmet)
     outcomes: dict[str, list[CaseResult]] = {}
     for run in runs:
         outcomes.setdefault(run.outcome, []).append(run)
     for outcome, those in outcomes.items():
         name = outcome.replace("-", " ") if len(those) == 1 else _PLURALS.get(outcome, outcome)
         where = show_ranges(r.sweep_value for r in those if r.sweep_value is not None)
-        yield Paragraph(
-            "end",
-            f"{len(those)} {name}"
-            + (f" at {where}" if len(outcomes) > 1 and where else "")
-            + ". "
-            + OUTCOMES.get(outcome, ""),
-        )
-    for run in [r for r in runs if not r.met][:3]:
-        yield from _missing(f"at {run.sweep_value}: {text}" for text in run.unmet)
+        text = f"{len(those)} {name}" + (f" at {where}" * (len(outcomes) > 1)) + "."
+        yield Paragraph("end", _sentences(text, OUTCOMES.get(outcome, "")))
     total = sum(run.seconds for run in runs)
-    frames = sum(run.frames for run in runs)
     clock = "virtual seconds" if tier == "sim" else "s"
-    again = sum(run.retransmissions for run in runs)
-    yield Paragraph(
-        "sent",
-        f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all, "
-        f"{_count(frames, 'frame')} on the wire, {again:,} of them sent again.",
-    )
+    frames, again = sum(r.frames for r in runs), sum(r.retransmissions for r in runs)
+    size = f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all"
+    yield Paragraph("sent", f"{size}, {_on_the_wire(frames, again)}.")
     yield from _wire(runs)
     example = next((run for run in runs if run.first_difference or run.holes), None)
     if example is not None:
-        for paragraph in _difference(example):
-            said = f"{paragraph.text} (run {example.sweep_value})"
-            yield Paragraph(paragraph.label, said, paragraph.style)
+        for found in _difference(example):
+            text = f"run {example.sweep_value}, for example: {found.text}"
+            yield Paragraph(found.label, text, found.style)
     yield Paragraph("panic", _panic_context(runs))
     yield from _broken(runs)
 
@@ -335,22 +330,18 @@ def _sentences(*texts: str) -> str:
 
 
 def _print(paragraph: Paragraph, console: Console, width: int) -> None:
+    """Label and text side by side; a blank line for BLANK, nothing where there is no text."""
     headline = paragraph.label in ("ok", "WRONG")
     margin = " " * (_INDENT + _LABEL) if paragraph.label else ""
-    if not paragraph.text:
-        console.print()
-        return
-    unbroken = paragraph.label in ("folder", "replay")
-    body = [paragraph.text]
-    if not unbroken:
-        body = textwrap.wrap(
-            paragraph.text, width - len(margin), break_long_words=True, break_on_hyphens=False
-        )
+    body = textwrap.wrap(paragraph.text, width - len(margin), break_on_hyphens=False)
+    if paragraph.label in ("folder", "replay"):
+        body = [paragraph.text] * bool(paragraph.text)  # to be copied in one piece
     for number, line in enumerate(body):
         text = Text()
         if paragraph.label:
             label = f"{paragraph.label if number == 0 else '':<{_LABEL}}"
             text.append(f"{' ' * _INDENT}{label}", paragraph.style if headline else "dim")
-        plain = number and not headline and not paragraph.style
-        text.append(line, "" if plain else paragraph.style)
+        text.append(line, paragraph.style)
         console.print(text, soft_wrap=True, highlight=False)
+    if paragraph is BLANK:
+        console.print()

@@ -327,3 +327,74 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("netdump-bench ")
+
+
+# --- with the real runner -------------------------------------------------------------------------
+
+
+@pytest.mark.sim
+def test_a_story_is_played_judged_kept_and_replayed_to_the_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "clean-dump", "--tier", "sim", "--runs", str(tmp_path), "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)
+    assert [(c["profile"], c["outcome"], c["met"]) for c in verdict["cases"]] == [
+        ("netdump2", "complete", True),
+        ("freebsd-14", "complete", True),
+        ("patch-2010", "complete", True),
+    ]
+    folder = Path(verdict["run_folder"])
+    captures = sorted(folder.glob("cases/*/wire.pcapng"))
+    assert len(captures) == 3
+    assert all(path.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a" for path in captures)
+    assert cli.main(["replay", str(folder), "--json"]) == 0
+    replayed = json.loads(capsys.readouterr().out)
+    assert replayed["same"] is True
+    assert len(replayed["files_same"]) == 6
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.sim
+def test_a_story_that_expects_what_does_not_come_ends_1_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(
+        'title = "A"\nwhy = "B"\n[machine]\nmemory = "1 MiB"\n[nic]\nrx_ring = 256\n'
+        '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "failed" }\n'
+    )
+    assert cli.main(["run", str(path), "--tier", "sim", "--runs", str(tmp_path), "--quiet"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "netdump2, polled: complete, NOT as expected (failed)" in said
+    assert "missing expected failed, came complete" in said
+
+
+@pytest.mark.sim
+def test_a_step_that_the_work_does_not_have_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "step.toml"
+    path.write_text(
+        'title = "A"\nwhy = "B"\n[machine]\nmemory = "1 MiB"\npanic_during = "transmit"\n'
+        'panic_at = "write TDTT"\n[nic]\nrx_ring = 256\n'
+        '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
+    )
+    assert cli.main(["run", str(path), "--tier", "sim", "--runs", str(tmp_path), "--quiet"]) == 2
+    assert "no step 'write TDTT'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.tap
+def test_a_deadlock_is_told_on_a_real_tap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.wire.tap import can_tap
+
+    found = can_tap()
+    if not found.ok:
+        pytest.skip(f"{found.why}; {found.cure}")
+    assert cli.main(["run", "lock-held-panic", "--runs", str(tmp_path), "--quiet"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lock-held-panic: PASSED, on tier tap" in said
+    assert "deadlock, as expected" in said
+    assert "held by stopped CPU" in said

@@ -456,6 +456,16 @@ def test_frames_are_reclaimed_one_by_one_as_the_wire_lets_them_go() -> None:
     assert 0 < rig.machine.panic_pool.in_use // 2 < waiting
 
 
+def test_payload_at_physical_address_0_is_sent_although_0_means_null_to_the_silicon() -> None:
+    rig = Rig()
+    rig.die()
+    rig.machine.memory.buffer[:64] = np.arange(64)  # page 0 belongs to the dump, and may be used
+    rig.start()
+    batch = batch_of([(0, 1434), (1434, 1434), (0, 0), (0, 7)])
+    assert rig.transmit(batch) == 4
+    assert rig.wire() == expected(batch, rig.machine.memory.buffer)
+
+
 def test_headers_wider_than_a_slot_are_refused() -> None:
     rig = Rig()
     rig.die()

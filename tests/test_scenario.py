@@ -121,6 +121,7 @@ def test_a_sweep_over_panic_steps_waits_for_the_runner_to_count_them() -> None:
 def test_two_cases_of_one_profile_get_names_of_their_own() -> None:
     runs = expand_cases(parse_scenario(HEAD + CASE + CASE, "x", "x.toml"))
     assert [run.name for run in runs] == ["netdump2", "netdump2-2"]
+    assert [run.group for run in runs] == ["netdump2", "netdump2 (2)"]
 
 
 def test_one_profile_can_be_played_alone_and_an_absent_one_is_refused() -> None:

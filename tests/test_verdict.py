@@ -172,14 +172,14 @@ def test_a_newcomer_reads_what_happened_and_why() -> None:
         "16 MiB in 0.25 s (67.1 MB/s), 23,180 frames on the wire, 3 of them sent again.",
         "3 lost",
         "3,862 destination-mac (addressed to another MAC), 1 ack-late",
-        "128 of 5,120 pool buffers in use at most, 512 polls, 0 interrupts, 3 locks bypassed"
-        " (1 of them held by a stopped CPU).",
+        "at most 128 of 5,120 pool buffers in use; 512 polls; 0 interrupts; locks bypassed 3 times,"
+        " 1 of them held by a stopped CPU.",
         "patch-2010, polled: silent hole, as expected",
         "The client reports success, yet what is stored is not what memory held.",
-        "3,862 frames that were addressed to another MAC: the client believed them.",
-        "1 hole, 1,448 bytes: offsets 0x7c70..0x8218.",
-        "first at offset 0x7c70 (physical 0x8c70): memory held 4a 5b 4a 5b 4a 5b 4a 5b,"
-        " the dump holds 00 00 00 00 00 00 00 00.",
+        "3,862 frames addressed to another MAC: the client believed them.",
+        "1 hole of 1,448 bytes, at 0x7c70..0x8218.",
+        "first at offset 0x7c70 (physical address 0x8c70): memory held 4a 5b 4a 5b 4a 5b 4a 5b,"
+        " the dump has 00 00 00 00 00 00 00 00.",
         "no-false-success: both sides call the dump complete",
         "broken: bytes-equal (patch-2010), no-false-success (patch-2010)",
         "runs/promisc-panic-tap-seed1-1",

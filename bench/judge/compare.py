@@ -6,13 +6,16 @@ any other byte that disagrees. The comparison trusts neither side's word about c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 20
+_NO_BYTES = np.empty(0, np.uint8)
 #: Ranges closer than this are one: bytes that agree by chance split no hole.
 _JOIN = 64
 #: More ranges than this are counted, not listed.
@@ -52,6 +55,25 @@ class Comparison:
         return all(r.hole for r in self.ranges)
 
 
+class Image:
+    """What the dump must be: stretches of other arrays, end to end, without a copy of them."""
+
+    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
+        """``parts``: uint8, flat, in the order of the dump."""
+        ends = list(accumulate(len(part) for part in parts))
+        self._parts = list(zip([0, *ends[:-1]], parts, strict=True))
+        self.length = ends[-1] if ends else 0
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Bytes [start, end) of the dump; fewer where it ends before."""
+        found = [
+            part[max(start - at, 0) : end - at]
+            for at, part in self._parts
+            if at < end and start < at + len(part)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate([_NO_BYTES, *found])
+
+
 def read_stored(path: Path) -> NDArray[np.uint8]:
     """The stored file, uint8, mapped."""
     if path.stat().st_size == 0:
@@ -59,20 +81,20 @@ def read_stored(path: Path) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r")
 
 
-def compare(expected: NDArray[np.uint8], stored: NDArray[np.uint8]) -> Comparison:
-    """Both uint8, flat. Costs one pass; the ranges are built only where something differs."""
-    result = Comparison(len(expected), len(stored))
-    common = min(len(expected), len(stored))
+def compare(expected: Image, stored: NDArray[np.uint8]) -> Comparison:
+    """``stored`` is uint8, flat. One pass; ranges are built only where something differs."""
+    result = Comparison(expected.length, len(stored))
+    common = min(expected.length, len(stored))
     for at in range(0, common, _BLOCK):
-        want = expected[at : min(at + _BLOCK, common)]
+        want = expected.read(at, min(at + _BLOCK, common))
         have = stored[at : at + len(want)]
         if not np.array_equal(want, have):
             _add_ranges(result, at, want, have)
-    if len(stored) < len(expected):
-        _append(result, Range(len(stored), len(expected), hole=True))
+    if len(stored) < expected.length:
+        _append(result, Range(len(stored), expected.length, hole=True))
     if result.ranges:
         first = result.ranges[0].start
-        result.expected_at_first = expected[first : first + 16].tobytes()
+        result.expected_at_first = expected.read(first, first + 16).tobytes()
         result.stored_at_first = stored[first : first + 16].tobytes()
     return result
 

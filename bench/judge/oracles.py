@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.judge.compare import Comparison
+from bench.judge.compare import Comparison, Image
 
 State = Literal["held", "broken", "not-applicable"]
 
@@ -53,7 +53,7 @@ class Evidence:
     comparison: Comparison | None = None
     acked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     """Offsets and lengths that the server acknowledged."""
-    expected: NDArray[np.uint8] | None = None
+    expected: Image | None = None
     violations: list[str] = field(default_factory=list)
     memory_changes: list[tuple[int, int]] = field(default_factory=list)
     server_trouble: list[str] = field(default_factory=list)
@@ -113,7 +113,7 @@ def ack_means_kept(seen: Evidence) -> Ruling:
         return HELD
     missing = 0
     for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-        want = seen.expected[start : start + length]
+        want = seen.expected.read(start, start + length)
         missing += not np.array_equal(want, seen.stored[start : start + len(want)])
     if not missing:
         return HELD

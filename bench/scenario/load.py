@@ -154,7 +154,7 @@ def with_values(case: ResolvedCase, values: Iterable[int]) -> list[ResolvedCase]
         runs.append(
             replace(
                 case,
-                name=f"{case.group}-{case.sweep_over}-{value:03d}",
+                name=f"{_slug(case.group)}-{case.sweep_over}-{value:03d}",
                 machine=machine,
                 wire=wire,
                 expect=case.expect.here(value),
@@ -168,17 +168,16 @@ def _resolve(document: Document) -> Iterator[tuple[Case, ResolvedCase]]:
     """Each case of the file with its overrides merged; groups get names of their own."""
     taken: set[str] = set()
     for case in document.case:
-        stem = re.sub(r"[^a-z0-9.]+", "-", (case.name or case.profile).lower()).strip("-") or "case"
-        group = stem
+        group = case.name or case.profile
         for number in range(2, len(document.case) + 2):
-            if group not in taken:
+            if _slug(group) not in taken:
                 break
-            group = f"{stem}-{number}"
-        taken.add(group)
+            group = f"{case.name or case.profile} ({number})"
+        taken.add(_slug(group))
         yield (
             case,
             ResolvedCase(
-                name=group,
+                name=_slug(group),
                 group=group,
                 profile=case.profile,
                 machine=_merged(document.machine, case.machine),
@@ -191,6 +190,11 @@ def _resolve(document: Document) -> Iterator[tuple[Case, ResolvedCase]]:
                 sweep_over=case.sweep.over if case.sweep else None,
             ),
         )
+
+
+def _slug(name: str) -> str:
+    """A name that is fit for a folder's."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "case"
 
 
 def _merged(base: _T, override: _T) -> _T:

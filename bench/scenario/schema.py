@@ -303,7 +303,7 @@ class ResolvedCase:
     name: str
     """Unlike any other in its scenario, and fit for a folder's name."""
     group: str
-    """The case in the file that it comes from: what a sweep's runs have in common."""
+    """The case in the file that it comes from, in its own words: a sweep's runs share it."""
     profile: ProfileName
     machine: Machine
     nic: Nic

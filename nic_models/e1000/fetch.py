@@ -91,6 +91,40 @@ class Fetcher:
             return 0
         return ring.owned(tail)
 
+    def peek(self, tail: int) -> NDArray[np.int64] | None:
+        """Lengths of the frames that are whole up to ``tail``, int64; None if any is not plain.
+
+        Plain is what every ordinary driver writes: data at an address, IFCS at the end, nothing of
+        the table above. Nothing is fetched.
+        """
+        ring = self.ring
+        count = self.pending(tail)
+        straight = min(count, ring.count - ring.head)
+        blocks = [
+            self._dma.descriptors(ring.base, first, length, TX_READ)
+            for first, length in ((ring.head, straight), (0, count - straight))
+            if length
+        ]
+        if not blocks:
+            return np.empty(0, np.int64)
+        block = np.concatenate(blocks)
+        command = block["cmd"]
+        end = command & _EOP != 0
+        odd = command & (_DEXT | _IC) != 0
+        odd |= (block["address"] == 0) | (block["length"] == 0) | (end & (command & _IFCS == 0))
+        if odd.any() or self._fault:
+            return None
+        fetched = np.cumsum(block["length"], dtype=np.int64) + len(self._partial)
+        lengths = np.diff(fetched[end], prepend=0)
+        if lengths.size and int(lengths.max()) > self._longest():
+            return None
+        padded: NDArray[np.int64] = np.maximum(lengths, SHORTEST if self.pad else 0)
+        return padded
+
+    def _longest(self) -> int:
+        """Bytes of the longest frame that the FIFO takes."""
+        return max(min(TX_LENGTH_MAX, self.fifo_size - _HEADROOM), 0)
+
     def fetch(self, tail: int, room: int) -> Frames:
         """Fetch descriptors up to ``tail`` or the ring's end, while their data fits in ``room``.
 
@@ -103,7 +137,7 @@ class Fetcher:
         if not count:
             return Frames.empty()
         block = self._dma.descriptors(ring.base, ring.head, count, TX_READ)
-        stop = max(min(TX_LENGTH_MAX, self.fifo_size - _HEADROOM), 0)
+        stop = self._longest()
         data = self._frame_rows(block, stop)
         width = data.shape[1]
         size, memory, out = self._dma.size, self._dma.bytes, data.reshape(-1).data

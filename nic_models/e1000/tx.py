@@ -6,8 +6,12 @@ frame's bytes leave when its last bit does.
 
 The engine has no clock: ``advance(now)`` plays everything up to ``now``. A doorbell is seen by the
 first ``advance`` after it, so no frame starts before it was rung; until then ``next_event_ns`` says
-"at once". For exact times of DMA call ``advance`` at each ``next_event_ns``: between two calls
-memory is read late, never early.
+"at once". Between two calls memory is read late, never early; whoever changes memory meanwhile and
+wants the exact moment calls ``advance`` at each ``next_event_ns``.
+
+A stretch of time is played at once. While descriptors are plain (see ``Fetcher.peek``) the lengths
+ahead are known, hence when each frame leaves, hence how far the DMA has come at the stretch's end.
+With an odd descriptor ahead, time goes from one departure to the next.
 
 Switching TCTL.EN off lets the frame on the wire finish and keeps the rest (13.4.33). While the link
 is down the MAC is stopped (8.6.5.2): frames wait in the FIFO and in the ring.
@@ -17,8 +21,7 @@ A rate of None is an infinitely fast wire: all that was rung leaves in the next 
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -33,6 +36,7 @@ PREAMBLE: Final = 8
 GAP: Final = 12
 
 _UNLIMITED: Final = 1 << 62
+_NOTHING: Final = np.empty(0, np.int64)
 _GOOD: Final = 60  # a shorter frame, without FCS, is not counted as good
 
 
@@ -49,8 +53,8 @@ class Transmitter:
         self._statistics = statistics
         self._counters = counters
         self._rate = rate_bps
-        self._fifo: deque[tuple[memoryview, int]] = deque()  # row, length
-        self._queued = 0  # bytes of the whole frames in the FIFO
+        self._fifo = Frames.empty()  # whole frames, the one on the wire first
+        self._queued = 0  # their bytes
         self._rung = False  # something happened that no advance() has seen
         self._seen_tail = 0  # the tail that the last advance() saw
         self._leaves: int | None = None  # when the frame on the wire ends
@@ -62,7 +66,7 @@ class Transmitter:
         self._counters.tx_lost_in_reset += len(self._fifo)
         self.fetcher.reset()
         self.enabled = False
-        self._fifo.clear()
+        self._fifo = Frames.empty()
         self._queued = 0
         self._rung = False
         self._seen_tail = 0
@@ -94,7 +98,7 @@ class Transmitter:
     def next_event_ns(self) -> int | None:
         """When ``advance`` has something to do; None = not before software acts."""
         tail = self.fetcher.ring.tail
-        if self._rung and self._running() and (self._fifo or self.fetcher.pending(tail)):
+        if self._rung and self._running() and (len(self._fifo) or self.fetcher.pending(tail)):
             return self._now
         return self._leaves
 
@@ -116,39 +120,56 @@ class Transmitter:
         return Frames.concat(blocks).at(self._now)
 
     def _at_rate(self, rate: int) -> Frames:
-        sent: list[tuple[memoryview, int]] = []
-        ends: list[int] = []
+        blocks: list[Frames] = []
         while self._leaves is not None and self._leaves <= self._now:
-            frame = self._fifo.popleft()
-            self._queued -= frame[1]
-            sent.append(frame)
-            ends.append(self._leaves)
-            self._wire_free = self._leaves + _wire_ns(GAP, rate)
-            self._leaves = None
-            self._go_on(self._seen_tail, self._wire_free, rate)
+            blocks.append(self._stretch(self._leaves, rate))
         self._seen_tail = self.fetcher.ring.tail
-        self._go_on(self._seen_tail, max(self._now, self._wire_free), rate)
-        return _packed(sent, ends)
+        self._fetch(self._seen_tail, 0)
+        self._start(max(self._now, self._wire_free), rate)
+        return Frames.concat(blocks)
 
-    def _go_on(self, tail: int, at_ns: int, rate: int) -> None:
-        """Refill the FIFO, and start its first frame at ``at_ns`` if the wire is idle."""
+    def _stretch(self, leaves: int, rate: int) -> Frames:
+        """Play to ``now``, or to ``leaves`` if what is ahead is odd or stopped; what has left."""
+        tail = self._seen_tail
+        ahead = self.fetcher.peek(tail) if self._running() else None
+        if ahead is None:
+            ahead, until = _NOTHING, leaves
+        else:
+            until = self._now
+        lengths = np.concatenate((self._fifo.lengths, ahead))
+        taken = _wire_ns(lengths + (PREAMBLE + FCS_BYTES), rate) + _gap_ns(rate)
+        ends = leaves + np.cumsum(taken) - taken[0]
+        left = int(np.searchsorted(ends, until, side="right"))
+        if self._running():
+            self._fetch(tail, int(lengths[:left].sum()))
+        sent = self._fifo.take(slice(0, left)).at(ends[:left])
+        self._fifo = self._fifo.take(slice(left, None))
+        self._queued -= int(sent.lengths.sum())
+        self._wire_free = int(ends[left - 1]) + _gap_ns(rate)
+        self._leaves = None
+        if not len(self._fifo):
+            self._fetch(tail, 0)
+        self._start(self._wire_free, rate)
+        return sent
+
+    def _fetch(self, tail: int, leaving: int) -> None:
+        """Fill the FIFO, of which ``leaving`` bytes make room meanwhile."""
         if not self._running():
             return
         fetcher = self.fetcher
         fetcher.blocked = False
+        blocks = [self._fifo]
         while fetcher.pending(tail) and not fetcher.blocked:
-            block = fetcher.fetch(tail, fetcher.fifo_size - self.fifo_used)
-            if len(block):
-                width = block.data.shape[1]
-                flat = block.data.reshape(-1).data
-                for at, length in zip(
-                    range(0, len(flat), width), block.lengths.tolist(), strict=True
-                ):
-                    self._fifo.append((flat[at : at + width], length))
-                    self._queued += length
-        if self._leaves is None and self._fifo:
-            length = self._fifo[0][1]
-            self._leaves = at_ns + _wire_ns(PREAMBLE + length + FCS_BYTES, rate)
+            block = fetcher.fetch(tail, fetcher.fifo_size + leaving - self.fifo_used)
+            blocks.append(block)
+            self._queued += int(block.lengths.sum())
+        self._fifo = Frames.concat(blocks)
+
+    def _start(self, at_ns: int, rate: int) -> None:
+        """Put the first frame on the wire, if it is idle."""
+        if self._leaves is None and len(self._fifo) and self._running():
+            length = int(self._fifo.lengths[0])
+            self._leaves = at_ns + int(_wire_ns(PREAMBLE + length + FCS_BYTES, rate))
 
     def _running(self) -> bool:
         return self.enabled and self.link
@@ -168,18 +189,10 @@ class Transmitter:
         add(Reg.GOTCL, total + FCS_BYTES * count)
 
 
-def _wire_ns(length: int, rate: int) -> int:
-    """Nanoseconds of ``length`` bytes at ``rate`` bit/s, rounded up."""
-    return -(-length * 8_000_000_000 // rate)
+def _wire_ns(lengths: Any, rate: int) -> Any:
+    """Nanoseconds of ``lengths`` bytes (a number or an array) at ``rate`` bit/s, rounded up."""
+    return -(-lengths * 8_000_000_000 // rate)
 
 
-def _packed(frames: list[tuple[memoryview, int]], ends: list[int]) -> Frames:
-    if not frames:
-        return Frames.empty()
-    lengths = np.array([length for _, length in frames], np.int64)
-    width = int(lengths.max())
-    data = np.zeros((len(frames), width), np.uint8)
-    flat = data.reshape(-1).data
-    for at, (row, length) in zip(range(0, data.size, width), frames, strict=True):
-        flat[at : at + length] = row[:length]
-    return Frames(data, lengths, np.array(ends, np.int64))
+def _gap_ns(rate: int) -> int:
+    return int(_wire_ns(GAP, rate))
