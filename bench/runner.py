@@ -27,7 +27,7 @@ from bench.judge.oracles import ORACLES, Evidence, outcome
 from bench.judge.watch import WireWatch
 from bench.progress import Progress
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
-from bench.story.stage import CLIENT_MAC, Stage, Stages
+from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, Stages
 from bench.story.told import NoSuchStep, Story, Told
 from bench.verdict import CaseResult, Difference, Hole, PanicContext, RunResult
 from bench.wire.contracts import Direction
@@ -87,7 +87,7 @@ def _run(
     run: ResolvedCase, seed: int, folder: Path, stages: Stages, progress: Progress
 ) -> CaseResult:
     progress.case(run.name, run.machine.memory)
-    watch = WireWatch(CLIENT_MAC)
+    watch = WireWatch(CLIENT_MAC, HOST_MAC)
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
         capture = PcapngWriter(file)
 

@@ -39,6 +39,8 @@ class Comparison:
     stored_length: int
     ranges: list[Range] = field(default_factory=list)
     ranges_left_out: int = 0
+    differences_left_out: int = 0
+    """How many of those are no holes."""
     expected_at_first: bytes = b""
     stored_at_first: bytes = b""
 
@@ -52,7 +54,7 @@ class Comparison:
 
     @property
     def only_holes(self) -> bool:
-        return all(r.hole for r in self.ranges)
+        return not self.differences_left_out and all(r.hole for r in self.ranges)
 
 
 class Image:
@@ -60,9 +62,8 @@ class Image:
 
     def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
         """``parts``: uint8, flat, in the order of the dump."""
-        ends = list(accumulate(len(part) for part in parts))
-        self._parts = list(zip([0, *ends[:-1]], parts, strict=True))
-        self.length = ends[-1] if ends else 0
+        *starts, self.length = accumulate(map(len, parts), initial=0)
+        self._parts = list(zip(starts, parts, strict=True))
 
     def read(self, start: int, end: int) -> NDArray[np.uint8]:
         """Bytes [start, end) of the dump; fewer where it ends before."""
@@ -104,10 +105,13 @@ def _add_ranges(
 ) -> None:
     different = np.flatnonzero(want != have)
     breaks = np.flatnonzero(np.diff(different) > _JOIN)
-    starts = different[np.concatenate(([0], breaks + 1))]
+    begins = np.concatenate(([0], breaks + 1))
+    starts = different[begins]
     ends = different[np.concatenate((breaks, [len(different) - 1]))] + 1
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        _append(result, Range(at + start, at + end, hole=not have[start:end].any()))
+    # A hole has zeros in all that differs; what agrees in between may be anything.
+    wrong = np.logical_or.reduceat(have[different] != 0, begins)
+    for start, end, differs in zip(starts.tolist(), ends.tolist(), wrong.tolist(), strict=True):
+        _append(result, Range(at + start, at + end, hole=not differs))
 
 
 def _append(result: Comparison, found: Range) -> None:
@@ -118,3 +122,4 @@ def _append(result: Comparison, found: Range) -> None:
         ranges.append(found)
     else:
         result.ranges_left_out += 1
+        result.differences_left_out += not found.hole

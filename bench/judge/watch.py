@@ -4,8 +4,8 @@ It sees every frame before any fault touches it, so it knows what the server *sa
 reached the client, and what the client *meant*, not what arrived. It shares no state with either:
 the oracle "ack means kept" rests on this evidence alone.
 
-Rules: only acks from the server's (or gateway's) MAC to the client's count, so forged ones do not;
-everything is kept as arrays and put together once, at the end.
+Rules: only acks from the server's (or its gateway's) MAC to the client's count, so forged ones do
+not; everything is kept as arrays and put together once, at the end.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _SAMPLE = 64
 class WireWatch:
     """Observes both directions; see ``acknowledged`` and ``sample``."""
 
-    def __init__(self, client_mac: bytes) -> None:
-        self._mac = np.frombuffer(client_mac, np.uint8)
+    def __init__(self, client_mac: bytes, server_mac: bytes) -> None:
+        """``server_mac`` is the gateway's, where there is one."""
+        self._to_client = np.frombuffer(client_mac + server_mac, np.uint8)
         self._sent: list[NDArray[np.void]] = []
         self._acked: list[NDArray[np.int64]] = []
         self._head: list[bytes] = []
@@ -66,7 +67,8 @@ class WireWatch:
         if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
             return
         length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
-        ack = _is_udp(data) & (length == 8 + ACK_SIZE) & (data[:, :6] == self._mac).all(axis=1)
+        ack = _is_udp(data) & (length == 8 + ACK_SIZE)
+        ack &= (data[:, :12] == self._to_client).all(axis=1)
         ack &= frames.lengths >= _UDP_PAYLOAD + ACK_SIZE
         if ack.any():
             octets = np.ascontiguousarray(data[ack, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])

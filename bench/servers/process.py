@@ -7,7 +7,6 @@ file, the evidence of every failure below. No wait is unbounded.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -17,14 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.servers.child import start_child
 from bench.wire.namespace import NetNamespace
 
-PR_SET_PDEATHSIG: Final = 1
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 10.0
 _TAIL: Final = 4_000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ServerLaunchFailure(Exception):
@@ -156,20 +153,5 @@ class ServerProcess:
             return log.read().decode(errors="replace")
 
     def _spawn(self, log: int, tell_ready: int) -> subprocess.Popen[bytes]:
-        """Runs in the namespace's thread, whose end the child would not survive."""
-        parent = os.getpid()
-
-        def die_with_parent() -> None:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it ended before we asked
-                os._exit(1)
-
-        return subprocess.Popen(
-            [*self.command, "--ready-fd", str(tell_ready)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            pass_fds=(tell_ready,),
-            preexec_fn=die_with_parent,
-        )
+        """Runs in the namespace's thread, which lives as long as the child may."""
+        return start_child([*self.command, "--ready-fd", str(tell_ready)], log, (tell_ready,))

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from bench.wire.contracts import MINIMUM_FRAME, Wire
 from bench.wire.kinds import leading_words
+from bench.wire.memory import serve_in_turn
 from netdump import arp
 from netdump.errors import MalformedMessage
 from netdump.inet import (
@@ -263,19 +264,7 @@ class SimHost:
 
     def _serve(self, port: int, socket: _Socket, datagrams: _Datagrams) -> None:
         """Give datagrams to the server, those that find room in the socket, and send its acks."""
-        taken: list[int] = []
-        done: list[int] = []
-        busy, room = socket.busy, self.config.socket_frames
-        for i, arrival in enumerate(datagrams.arrivals.tolist()):
-            while busy and busy[0] <= arrival:
-                busy.popleft()
-            if len(busy) >= room:
-                self.counts.socket_drops += 1
-                continue
-            self._free_at = max(self._free_at, arrival) + self.config.service_ns
-            busy.append(self._free_at)
-            taken.append(i)
-            done.append(self._free_at)
+        taken, done = self._queue_up(socket, datagrams.arrivals)
         if not taken or self._core is None:
             return
         self.counts.served += len(taken)
@@ -288,6 +277,33 @@ class SimHost:
         acks = self._core.receive(socket.session, datagrams.data, datagrams.lengths, done[-1] / 1e9)
         if len(acks):
             self._acknowledge(port, datagrams.client, acks, _ack_times(done, len(acks)))
+
+    def _queue_up(
+        self, socket: _Socket, arrivals: NDArray[np.int64]
+    ) -> tuple[list[int], list[int]]:
+        """Which datagrams find room in the socket, and when the server will be done with each."""
+        busy, room, count = socket.busy, self.config.socket_frames, len(arrivals)
+        while busy and busy[0] <= arrivals[0]:
+            busy.popleft()
+        # All find room if even the busiest moment does not fill the socket.
+        if len(busy) + count <= room:
+            service = np.full(count, self.config.service_ns, np.int64)
+            done: list[int] = serve_in_turn(arrivals, service, self._free_at).tolist()
+            self._free_at = done[-1]
+            busy.extend(done)
+            return list(range(count)), done
+        taken, done = [], []
+        for i, arrival in enumerate(arrivals.tolist()):
+            while busy and busy[0] <= arrival:
+                busy.popleft()
+            if len(busy) >= room:
+                self.counts.socket_drops += 1
+                continue
+            self._free_at = max(self._free_at, arrival) + self.config.service_ns
+            busy.append(self._free_at)
+            taken.append(i)
+            done.append(self._free_at)
+        return taken, done
 
     def _serve_heralds(self, core: Core, datagrams: _Datagrams, done: list[int]) -> None:
         ip, client_port = datagrams.client

@@ -116,7 +116,7 @@ class SyntheticMachine:
         self.panic_pool = PanicPool(config.panic_mbufs)
         self.interrupt_line = IntxLine(self.guard)
         self.truth: NDArray[np.uint8] | None = None
-        """uint8, all of memory at the panic instant; None before."""
+        """uint8, ordinary memory at the panic instant; None before."""
         self.panic_cause: str | None = None
         self.delayed_us = 0
         """Microseconds busy-waited in all."""
@@ -280,7 +280,7 @@ class SyntheticMachine:
         self.msgbuf.append(f"cpuid = {cpu}")
         for stopped in self.cpus.all:
             self.msgbuf.append(f"cpu{stopped.number}: {stopped.step}")
-        self.truth = self.memory.buffer.copy()
+        self.truth = self.memory.buffer[: self.memory.size].copy()
 
     # -- the corpse ----------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class SyntheticMachine:
         if self.truth is None:
             raise MachineError("there is no truth to compare with before panic()")
         now = self.memory.buffer[: self.memory.size].reshape(-1, PAGE_SIZE).view("<u8")
-        then = self.truth[: self.memory.size].reshape(-1, PAGE_SIZE).view("<u8")
+        then = self.truth.reshape(-1, PAGE_SIZE).view("<u8")
         changed = [
             (now[first : first + _COMPARED] != then[first : first + _COMPARED]).any(axis=1)
             for first in range(0, len(now), _COMPARED)

@@ -1,0 +1,40 @@
+"""A child process that does not outlive us, however we end.
+
+PR_SET_PDEATHSIG makes the kernel send SIGKILL when the *thread* that started the child ends; so
+start children from a thread that lives as long as they may, such as a namespace's own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def start_child(
+    command: Sequence[str], output: int, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` with no input; ``output`` (a descriptor) takes what it prints."""
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(1)
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        pass_fds=pass_fds,
+        preexec_fn=die_with_parent,
+    )
