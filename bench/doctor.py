@@ -186,14 +186,14 @@ def _disk() -> Capability:
 
 def _tftp() -> Capability:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    missing = [name for name in ("in.tftpd", "tftp") if not shutil.which(name, path=path)]
+    missing = [name for name in ("in.tftpd", "curl") if not shutil.which(name, path=path)]
     if missing:
         return Capability(
             False,
             f"no {' and no '.join(missing)}",
             "scripts/debian-packages bench, as root",
         )
-    return Capability(True, "in.tftpd and tftp")
+    return Capability(True, "in.tftpd and curl")
 
 
 CHECKS: Final[tuple[Check, ...]] = (

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +36,7 @@ from bench.verdict import RunResult, to_text
 _SCRIPT: Final = """\
 #!/bin/sh
 # Plays this run again and compares.
-exec netdump-bench replay "$(dirname "$0")"
+exec {program} replay "$(dirname "$0")"
 """
 
 
@@ -143,14 +146,24 @@ def _run(
 def _keep(folder: RunFolder, scenario: Scenario, result: RunResult) -> None:
     """Leave the papers and make the folder permanent."""
     result.run_folder = str(folder.final)
-    result.replay = shlex.join(["netdump-bench", "replay", result.run_folder])
+    result.replay = shlex.join([_program(), "replay", result.run_folder])
     with _disk_trouble_in(folder.path.parent):
         (folder.path / VERDICT).write_text(to_text(result.as_json()), encoding="utf-8")
         (folder.path / SCENARIO).write_text(scenario.text, encoding="utf-8")
         script = folder.path / REPLAY
-        script.write_text(_SCRIPT)
+        program = os.path.abspath(shutil.which(_program()) or _program())
+        script.write_text(_SCRIPT.format(program=shlex.quote(program)))
         script.chmod(0o755)
         folder.keep()
+
+
+def _program() -> str:
+    """What a user types to run us from here: the name if it is on the PATH, else the path."""
+    script = Path(sys.executable).parent / "netdump-bench"
+    found = shutil.which("netdump-bench")
+    if not script.exists() or (found and os.path.samefile(found, script)):
+        return "netdump-bench"
+    return os.path.relpath(script)
 
 
 @contextlib.contextmanager

@@ -229,7 +229,7 @@ def _judge(
         foreign_frames_accepted=stats.foreign_accepted,
         wire=_wire_deeds(stage),
         violations=seen.violations,
-        notes=_notes(run, told, seen),
+        notes=_notes(run, told, watch, seen),
     )
     if seen.comparison is not None and result.outcome == "silent-hole":
         holes = seen.comparison.holes
@@ -280,8 +280,13 @@ def _wire_deeds(stage: Stage) -> dict[str, int]:
     return deeds | {str(name): count for name, count in stage.bystanders.added.items()}
 
 
-def _notes(run: ResolvedCase, told: Told, seen: Evidence) -> list[str]:
+def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
     notes: list[str] = []
+    if seen.comparison is not None and seen.claims_success:
+        notes += [
+            f"The hole at {hole.start:#x}: {watch.history(hole.start)}; the client moved on."
+            for hole in seen.comparison.holes[:2]
+        ]
     if run.machine.panic_during != "idle":
         notes.append(f"The panic struck {told.struck}.")
     arena = told.machine.memory.arena[0]

@@ -32,6 +32,15 @@ class TxBatch:
     def __len__(self) -> int:
         return len(self.header_lengths)
 
+    def front(self, count: int) -> TxBatch:
+        """The first ``count`` frames."""
+        return TxBatch(
+            self.headers[:count],
+            self.header_lengths[:count],
+            self.payload_addresses[:count],
+            self.payload_lengths[:count],
+        )
+
 
 class FrameBlock(Protocol):
     """Received Ethernet frames: one row a frame."""

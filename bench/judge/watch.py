@@ -86,6 +86,21 @@ class WireWatch:
         core = core[first]
         return core["offset"].astype(np.int64), core["length"].astype(np.int64)
 
+    def history(self, offset: int) -> str:
+        """What became of the frame that carried byte ``offset`` of the dump, in words."""
+        sent = np.concatenate(self._sent) if self._sent else np.empty(0, HEADER)
+        start = sent["offset"].astype(np.int64)
+        length = sent["length"].astype(np.int64)
+        covers = (sent["type"] == MessageType.VMCORE) & (start <= offset)
+        mine = sent[covers & (offset < start + length)]
+        if not len(mine):
+            return "no frame ever carried it"
+        seqno = int(mine["seqno"][0])
+        acked = any((acks == seqno).any() for acks in self._acked)
+        times = "once" if len(mine) == 1 else f"{len(mine)} times"
+        said = "acknowledged" if acked else "never acknowledged"
+        return f"its frame, seqno {seqno}, was sent {times}, and {said} by the server"
+
     def sample(self) -> list[bytes]:
         """The first frames of the run and some of the last: what a replay sends again."""
         return [*self._head, *self._tail]
