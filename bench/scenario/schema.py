@@ -165,6 +165,8 @@ class Client(Table):
     polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
     retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
     window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
+    footer: StrictBool | None = None
+    """Send a second copy of the header after the data: it lets a server confirm the tail."""
     path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
 
 

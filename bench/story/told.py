@@ -76,6 +76,8 @@ def profile_of(case: ResolvedCase) -> Profile:
         row = replace(row, retries=wanted.retries)
     if wanted.window is not None:
         row = replace(row, window_frames=wanted.window)
+    if wanted.footer is not None:
+        row = replace(row, footer=wanted.footer)
     return row
 
 
