@@ -97,6 +97,7 @@ class Board:
 
     def write32(self, offset: int, value: int) -> None:
         self._device.write32(offset, value)
+        self.arrived = True  # a descriptor given back may be filled at once, from the NIC's FIFO
         if offset == Reg.TDT:
             self._tell("doorbell", tdt=value)
             self.turn()
@@ -128,7 +129,6 @@ class BoardNic:
         self._driver.event(what)
 
     def transmit(self, batch: TxBatch) -> int:
-        self._board.arrived = True
         return self._driver.transmit(batch)
 
     def poll(self, budget: int) -> FrameBlock:
@@ -136,6 +136,5 @@ class BoardNic:
         self._board.turn()
         if not self._board.arrived:
             return Frames.empty()
-        frames = self._driver.poll(budget)
-        self._board.arrived = len(frames.lengths) > 0
-        return frames
+        self._board.arrived = False  # until the driver gives descriptors back
+        return self._driver.poll(budget)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 OracleState = Literal["held", "broken", "not-applicable"]
 
-ORACLES: Final = (
+#: What is ruled on, in the order of the verdict; ``judge/oracles.py`` says how.
+OracleName = Literal[
     "bytes-equal",
     "no-false-success",
     "no-false-failure",
@@ -28,7 +29,8 @@ ORACLES: Final = (
     "server-safety",
     "idempotence",
     "device-truth",
-)
+]
+ORACLES: Final[tuple[OracleName, ...]] = get_args(OracleName)
 
 #: Holes, violations and notes that are listed; the rest is counted.
 MAX_LISTED: Final = 100

@@ -344,12 +344,12 @@ def test_a_story_is_played_judged_kept_and_replayed_to_the_byte(
     ]
     folder = Path(verdict["run_folder"])
     captures = sorted(folder.glob("cases/*/wire.pcapng"))
-    assert len(captures) == 3
+    assert len(captures) == 4
     assert all(path.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a" for path in captures)
     assert cli.main(["replay", str(folder), "--json"]) == 0
     replayed = json.loads(capsys.readouterr().out)
     assert replayed["same"] is True
-    assert len(replayed["files_same"]) == 6
+    assert len(replayed["files_same"]) == 8
     assert list(tmp_path.iterdir()) == [folder]
 
 

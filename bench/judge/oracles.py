@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.judge.compare import Comparison, Image
-
-State = Literal["held", "broken", "not-applicable"]
+from bench.verdict import OracleState
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    state: State
+    state: OracleState
     why: str = ""
 
 

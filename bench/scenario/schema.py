@@ -38,21 +38,11 @@ from bench.scenario.values import (
     parse_rate,
     parse_size,
 )
+from bench.verdict import OracleName
 
 Tier = Literal["tap", "qemu", "sim"]
 ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
 Outcome = Literal["complete", "silent-hole", "failed", "deadlock"]
-OracleName = Literal[
-    "bytes-equal",
-    "no-false-success",
-    "no-false-failure",
-    "ack-means-kept",
-    "panic-hygiene",
-    "liveness",
-    "server-safety",
-    "idempotence",
-    "device-truth",
-]
 FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack"]
 
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
