@@ -250,8 +250,8 @@ def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
                 oracle == "bytes-equal" and case.holes
             ):
                 told.setdefault(oracle, case.oracle_reasons.get(oracle, ""))
-    for oracle, why in told.items():
-        yield Paragraph("broken", f"{oracle}: {why}" if why else oracle, "yellow")
+    for name, why in told.items():
+        yield Paragraph("broken", f"{name}: {why}" if why else name, "yellow")
 
 
 def _missing(unmet: Iterable[str]) -> Iterator[Paragraph]:
