@@ -11,6 +11,7 @@ guard.
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ from nic_models.frames import Frames
 
 #: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
 _STORED_NAME: Final = re.compile(r"(vmcore(_encrypted)?|info|bounds|key)\.[\w.:-]+")
+#: Machine memory that played runs may hold. A run is a web of references, which only the collector
+#: takes apart; and that counts objects, not their bytes.
+_COLLECT_AT: Final = 128 << 20
 #: Files up to this are compared by contents.
 _SMALL: Final = 1 << 16
 _DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
@@ -55,6 +59,7 @@ def run_scenario(
     with Stages(tier, scratch) as stages:
         runs = [run for case in expand_cases(scenario) for run in _every(case, seed, run_folder)]
         progress.cases(len(runs))
+        held = 0
         for run in runs:
             folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +67,10 @@ def run_scenario(
                 result.cases.append(_run(run, seed, folder, stages, progress))
             except NoSuchStep as error:
                 raise BadInput(f"{scenario.file}: case {run.group}: {error}") from None
+            held += run.machine.memory
+            if held >= _COLLECT_AT:
+                gc.collect()
+                held = 0
     return result
 
 

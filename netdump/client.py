@@ -56,6 +56,10 @@ STEPS: Final[dict[str, tuple[Step, ...]]] = {
 }
 
 
+#: What FreeBSD's netdump_start does before it says that it dumps.
+_CONNECTING: Final = (Step.RESOLVE, Step.HERALD)
+
+
 @dataclass(frozen=True, slots=True)
 class DumpRequest:
     """What dumpon(8) and the panic say. ``draw`` is 32 bits of the machine's entropy."""
@@ -110,6 +114,8 @@ class NetdumpClient:
             report.claims_success = True
         except (SendFailed, DumpRefused) as failure:
             report.error = errno.errorcode[failure.errno]
+            if step in _CONNECTING and self.profile.connect_errors_are_einval:
+                report.error = "EINVAL"
             report.failed_in = step
             report.detail = str(failure)
             if step is Step.FINISH and not self.profile.reports_unfinished:

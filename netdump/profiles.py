@@ -59,6 +59,8 @@ class Profile:
     unlimited_is_size_zero: bool
     copies_to_buffer: bool
     """Chunks are copied to a static 64 KiB buffer and sent from there."""
+    connect_errors_are_einval: bool
+    """Whatever kept the client from its server reaches the caller as EINVAL (netdump_start)."""
     reports_unfinished: bool
     """A FINISHED that nobody acknowledged reaches the caller as an error."""
 
@@ -83,6 +85,7 @@ _FREEBSD_14: Final = Profile(
     footer=False,
     unlimited_is_size_zero=True,
     copies_to_buffer=True,
+    connect_errors_are_einval=True,
     reports_unfinished=False,
 )
 
@@ -99,6 +102,7 @@ _PATCH_2010: Final = replace(
     mbufs="ordinary",
     header="first",
     footer=True,
+    connect_errors_are_einval=False,
 )
 
 _NETDUMP2: Final = replace(
@@ -115,6 +119,7 @@ _NETDUMP2: Final = replace(
     first_seqno="drawn",
     unlimited_is_size_zero=False,
     copies_to_buffer=False,
+    connect_errors_are_einval=False,
     reports_unfinished=True,
 )
 
