@@ -134,7 +134,11 @@ class DebugnetLink:
         request = arp.request(self._mac, self._config.client_ip, address)
         for attempt in range(self._profile.arp_retries):
             self._tell("arp-request", target=_dotted(address), role=role, attempt=attempt + 1)
-            self._send_raw(request)
+            if not self._send_raw(request):
+                raise SendFailed(
+                    errno.ENOBUFS,
+                    f"the ARP request for {_dotted(address)} has no buffer, or no room in the ring",
+                )
             polls = 0
             while polls <= self._profile.polls:
                 polls += 1
@@ -183,10 +187,10 @@ class DebugnetLink:
         )
         return taken
 
-    def _send_raw(self, frame: bytes) -> None:
+    def _send_raw(self, frame: bytes) -> int:
         headers = np.frombuffer(frame, np.uint8)[None, :]
         nothing = np.zeros(1, np.int64)
-        self._transmit(TxBatch(headers, np.array([len(frame)]), nothing, nothing), 2)
+        return self._transmit(TxBatch(headers, np.array([len(frame)]), nothing, nothing), 2)
 
     def _transmit(self, batch: TxBatch, mbufs_a_frame: int) -> int:
         count = len(batch)
@@ -288,7 +292,7 @@ class DebugnetLink:
             self._send_raw(
                 arp.reply(self._mac, config.client_ip, packet.sender_mac, packet.sender_ip)
             )
-        elif self.peer_mac is None:
+        elif self.peer_mac is None or self._profile.later_arp_replies_count:
             self.peer_mac = packet.sender_mac
         else:
             self.refuse("arp-unasked")

@@ -31,6 +31,8 @@ class Profile:
     arp_hardware_types: frozenset[int]
     arp_targets: Literal["server, then gateway", "gateway only"]
     arp_retries: int
+    later_arp_replies_count: bool
+    """A reply that comes when the MAC is known already replaces it (FreeBSD up to 13)."""
     ttl: int
     ack_port_is_checked: bool
     """Acks must come from the port that acknowledged the HERALD, and only that ack fixes it."""
@@ -71,6 +73,7 @@ _FREEBSD_14: Final = Profile(
     arp_hardware_types=frozenset({HARDWARE_ETHERNET}),
     arp_targets="server, then gateway",
     arp_retries=3,
+    later_arp_replies_count=False,
     ttl=255,
     ack_port_is_checked=False,
     polls=2000,
@@ -97,6 +100,7 @@ _PATCH_2010: Final = replace(
     ),
     arp_hardware_types=HARDWARE_LAX,
     arp_targets="gateway only",
+    later_arp_replies_count=True,
     ttl=32,
     polls=10000,
     mbufs="ordinary",

@@ -142,7 +142,7 @@ class StopAndWait:
             polls = 0
             while received != wanted and polls <= profile.polls:
                 polls += 1
-                received |= self._collect(count)
+                received |= self._collect()
                 link.delay()
             if received == wanted:
                 self.seqno = (self.seqno + count) & _SEQNO_MASK
@@ -155,12 +155,12 @@ class StopAndWait:
                     f" of {profile.polls + 1} polls",
                 )
 
-    def _collect(self, count: int) -> int:
+    def _collect(self) -> int:
         """The bits of the acks that one poll brought."""
         received = 0
         for ack in self._link.poll():
             index = (ack - self.seqno) & _SEQNO_MASK
-            if index < max(count, MAX_IN_FLIGHT):
+            if index < MAX_IN_FLIGHT:
                 received |= self._bits.bit(index)
             else:
                 self._link.refuse("ack-late" if index >> 31 else "ack-future")

@@ -171,7 +171,7 @@ def test_nobody_there_is_a_timeout_in_bounded_polls(name: str, asked: list[bytes
     peer = Peer()
     peer.macs = {}
     done = play(impatient(name), peer, gateway=rig.GATEWAY_IP)
-    assert (done.report.error, done.report.failed_in) == ("ETIMEDOUT", Step.RESOLVE)
+    assert ended(done) == told_as(name, "ETIMEDOUT", Step.RESOLVE)
     assert peer.asked == asked
     assert not peer.sent
     assert done.report.stats.polls == len(asked) * 5
@@ -187,11 +187,30 @@ def test_an_arp_reply_from_elsewhere_is_not_believed() -> None:
     assert {sent.to_mac for sent in peer.sent} == {rig.SERVER_MAC}
 
 
-@pytest.mark.parametrize("name", NAMES)
+#: The stranger claims the server's address once the client has found it.
+LATER_REPLY: list[list[bytes]] = [[]] * 5 + [[rig.arp(2, rig.STRANGER_MAC, rig.SERVER_IP)]]
+
+
+def ended(done: Played) -> tuple[str | None, Step | None]:
+    return done.report.error, done.report.failed_in
+
+
+def told_as(name: str, error: str, step: Step) -> tuple[str, Step]:
+    """FreeBSD's netdump_start makes EINVAL of whatever kept it from its server."""
+    squashed = name == "freebsd-14" and step in (Step.RESOLVE, Step.HERALD)
+    return ("EINVAL" if squashed else error), step
+
+
+def test_a_later_arp_reply_hijacks_the_client_of_2010() -> None:
+    done = play(impatient("patch-2010"), Peer(), noise=LATER_REPLY)
+    assert not done.report.claims_success
+    assert rig.STRANGER_MAC in {sent.to_mac for sent in done.peer.sent}
+
+
+@pytest.mark.parametrize("name", ["freebsd-14", "netdump2"])
 def test_a_later_arp_reply_changes_nothing(name: str) -> None:
     peer = Peer()
-    spoof: list[list[bytes]] = [[]] * 5 + [[rig.arp(2, rig.STRANGER_MAC, rig.SERVER_IP)]]
-    done = play(PROFILES[name], peer, noise=spoof)
+    done = play(PROFILES[name], peer, noise=LATER_REPLY)
     assert done.report.claims_success
     assert done.report.stats.refused["arp-unasked"] == 1
     assert {sent.to_mac for sent in peer.sent} == {rig.SERVER_MAC}
@@ -360,7 +379,7 @@ def test_an_ack_within_64_of_what_was_never_sent_jams_a_stock_client(name: str) 
     """The bits must *equal* those that are wanted (debugnet.c, debugnet_send)."""
     peer = Peer(lambda sent: [ack(sent.seqno + 40), ack(sent.seqno)])
     done = play(impatient(name), peer)
-    assert (done.report.error, done.report.failed_in) == ("ETIMEDOUT", Step.HERALD)
+    assert ended(done) == told_as(name, "ETIMEDOUT", Step.HERALD)
 
 
 # --- ends -----------------------------------------------------------------------------------------
@@ -389,18 +408,19 @@ def test_anything_else_that_nobody_acknowledges_ends_the_dump(
 ) -> None:
     done = play(impatient(name), Peer(silent_about(kind)))
     report = done.report
-    assert (report.claims_success, report.error, report.failed_in) == (False, "ETIMEDOUT", step)
+    assert not report.claims_success
+    assert ended(done) == told_as(name, "ETIMEDOUT", step)
     assert not done.peer.of_kind(FINISHED)
     assert done.told[-1] == (
         "step",
-        {"step": "failed", "poll": report.stats.polls, "error": "ETIMEDOUT"},
+        {"step": "failed", "poll": report.stats.polls, "error": report.error},
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_link_nothing_is_tried(name: str) -> None:
     done = play(PROFILES[name], Peer(), link=False)
-    assert (done.report.error, done.report.failed_in) == ("ENETDOWN", Step.RESOLVE)
+    assert ended(done) == told_as(name, "ENETDOWN", Step.RESOLVE)
     assert done.nic.frames == 0
     assert done.delayed_us == 0
     assert done.nic.events == ["start", "end"], "what was taken over is given back"
@@ -409,9 +429,9 @@ def test_without_a_link_nothing_is_tried(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_without_mbufs_no_frame_leaves_and_the_dump_fails(name: str) -> None:
     done = play(impatient(name), Peer(), pool=Pool(0))
-    assert (done.report.error, done.report.failed_in) == ("ETIMEDOUT", Step.RESOLVE)
+    assert ended(done) == told_as(name, "ENOBUFS", Step.RESOLVE)
     assert done.nic.frames == 0
-    assert done.report.stats.refused == {"out-of-mbufs": 3}
+    assert done.report.stats.refused == {"out-of-mbufs": 1}
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -452,7 +472,9 @@ def test_a_short_ring_ends_a_stock_dump(name: str) -> None:
 def test_a_nic_that_sticks_ends_the_dump(name: str, error: str, frames: int) -> None:
     done = play(impatient(name), Peer(), sticks_after=frames)
     assert not done.report.claims_success
-    assert done.report.error == ("ENOBUFS" if frames == 1 else error)
+    if frames == 1:
+        error = told_as(name, "ENOBUFS", Step.HERALD)[0]
+    assert done.report.error == error
     assert done.nic.frames == frames
 
 
