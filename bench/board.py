@@ -74,8 +74,6 @@ class Board:
         self._far_end = far_end
         self._deadline_ns = deadline_ns
         self._tell = tell
-        self.arrived = True
-        """Something may have reached the NIC since the driver last looked."""
 
     def turn(self) -> None:
         """Let the hardware catch up with the clock. Raises ``OutOfTime``."""
@@ -85,19 +83,16 @@ class Board:
         out = self._device.transmit(now)
         if len(out):
             self._wire.send(out)
-            self.arrived = True  # descriptors were written back
         self._far_end(now)
         got = self._wire.receive()
         if len(got):
             self._device.receive(got)
-            self.arrived = True
 
     def read32(self, offset: int) -> int:
         return self._device.read32(offset)
 
     def write32(self, offset: int, value: int) -> None:
         self._device.write32(offset, value)
-        self.arrived = True  # a descriptor given back may be filled at once, from the NIC's FIFO
         if offset == Reg.TDT:
             self._tell("doorbell", tdt=value)
             self.turn()
@@ -132,9 +127,5 @@ class BoardNic:
         return self._driver.transmit(batch)
 
     def poll(self, budget: int) -> FrameBlock:
-        """Polls that can find nothing new are not played: the driver would only read DD bits."""
         self._board.turn()
-        if not self._board.arrived:
-            return Frames.empty()
-        self._board.arrived = False  # until the driver gives descriptors back
         return self._driver.poll(budget)

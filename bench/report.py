@@ -32,6 +32,7 @@ _INDENT: Final = 2
 OUTCOMES: Final = {
     "complete": "The stored dump equals memory at the panic, byte for byte.",
     "silent-hole": "The client reports success, yet what is stored is not what memory held.",
+    "false-success": "The client reports success, yet the server has no complete dump.",
     "failed": "The client gave up, and said so.",
     "deadlock": "The driver waits for a lock whose owner will never run again.",
     "hung": "The run used up its time without an end.",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from bench.errors import BadInput
 from bench.events import EventLog
 from bench.judge.compare import Comparison, Image, compare, read_stored
 from bench.judge.expect import unmet
+from bench.judge.live import LiveDisk
 from bench.judge.oracles import ORACLES, Evidence, outcome
 from bench.judge.watch import WireWatch
 from bench.progress import Progress
@@ -32,6 +34,7 @@ from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, Stages
 from bench.story.told import NoSuchStep, Story, Told
 from bench.verdict import CaseResult, Difference, Hole, PanicContext, RunResult
 from bench.wire.contracts import Direction
+from guest.synthetic import OutOfMemory
 from nic_models.frames import Frames
 
 #: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
@@ -41,6 +44,10 @@ _STORED_NAME: Final = re.compile(r"(vmcore(_encrypted)?|info|bounds|key)\.[\w.:-
 _COLLECT_AT: Final = 128 << 20
 #: Files up to this are compared by contents.
 _SMALL: Final = 1 << 16
+#: Copies of the first message, the HERALD, that a replay begins with, and the descriptors that they
+#: may cost: one offer of a session.
+_HERALDS: Final = 8
+_DESCRIPTORS: Final = 2
 _DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
 
 
@@ -55,8 +62,7 @@ def run_scenario(
 ) -> RunResult:
     """Play all runs; what they leave is in ``run_folder``, which exists."""
     result = RunResult(scenario.name, tier, why_this_tier, seed)
-    scratch = run_folder / "server"
-    with Stages(tier, scratch) as stages:
+    with Stages(tier) as stages:
         runs = [run for case in expand_cases(scenario) for run in _every(case, seed, run_folder)]
         progress.cases(len(runs))
         held = 0
@@ -65,7 +71,7 @@ def run_scenario(
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 result.cases.append(_run(run, seed, folder, stages, progress))
-            except NoSuchStep as error:
+            except (NoSuchStep, OutOfMemory) as error:
                 raise BadInput(f"{scenario.file}: case {run.group}: {error}") from None
             held += run.machine.memory
             if held >= _COLLECT_AT:
@@ -78,11 +84,9 @@ def _every(case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
     """The runs of a sweep over every step: one is played dry to count them."""
     if case.sweep_over is None or case.sweep_value is not None:
         return [case]
-    with Stages("sim", folder) as stages:
-        stage = stages.set(case, seed, folder / "dry", _nobody)
+    with Stages("sim") as stages, stages.set(case, seed, folder / "dry", _nobody) as stage:
         steps = Story(case, stage, seed, _silent).count_steps()
-        stages.collect(stage)
-    (folder / "dry").rmdir()
+    shutil.rmtree(folder / "dry")
     return with_values(case, range(steps))
 
 
@@ -97,34 +101,43 @@ def _run(
 ) -> CaseResult:
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
+    disk: LiveDisk | None = None  # there is nothing to watch for before the panic
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
         capture = PcapngWriter(file)
 
         def observe(direction: Direction, frames: Frames, notes: Mapping[int, str]) -> None:
             capture.write(direction, frames, notes)
-            watch.observe(direction, frames, notes)
-            progress.sent(watch.data_bytes)
+            if disk is not None:
+                watch.observe(direction, frames, notes)
+                if direction == "to-client":
+                    disk.look()
+                progress.sent(watch.data_bytes)
 
-        stage = stages.set(run, seed, folder / "dumps", observe)
+        with stages.set(run, seed, folder, observe) as stage:
 
-        def tell(kind: str, **fields: object) -> None:
-            events.emit(kind, stage.clock.now_ns(), **fields)
+            def tell(kind: str, **fields: object) -> None:
+                events.emit(kind, stage.clock.now_ns(), **fields)
 
-        story = Story(run, stage, seed, tell)
-        story.boot()
-        struck = story.live()
-        tell("panic", where=struck)
-        told = story.dump(struck)
-        tell("end", error=told.report.error, deadlock=told.deadlock, hung=told.out_of_time)
-    evidence = _gather(told, stage, watch, stages)
+            story = Story(run, stage, seed, tell)
+            story.boot()
+            struck = story.live()
+            tell("panic", where=struck)
+            expected = _expected(story)
+            disk = LiveDisk(stage.dumpdir, watch, expected)
+            told = story.dump(struck)
+            tell("end", error=told.report.error, deadlock=told.deadlock, hung=told.out_of_time)
+            evidence = _gather(told, stage, watch, disk, expected)
+    _read_disk(evidence, stage, told)
     return _judge(run, told, stage, watch, evidence)
 
 
 # --- evidence -------------------------------------------------------------------------------------
 
 
-def _gather(told: Told, stage: Stage, watch: WireWatch, stages: Stages) -> Evidence:
-    expected = _expected(told)
+def _gather(
+    told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Image
+) -> Evidence:
+    """All that can be seen while the server lives."""
     report = told.report
     seen = Evidence(
         claims_success=report.claims_success,
@@ -132,36 +145,57 @@ def _gather(told: Told, stage: Stage, watch: WireWatch, stages: Stages) -> Evide
         deadlock=told.deadlock,
         out_of_time=told.out_of_time,
         acked=watch.acknowledged(),
+        live_looks=disk.looks,
+        live_missing=disk.missing,
         expected=expected,
         violations=told.machine.guard.summary(),
         memory_changes=told.machine.memory_changes(),
         server_present=stage.server is not None,
     )
-    before = _digests(stage.live_dumpdir)
-    if any(name.endswith(".last") for name in before):
+    before = _digests(stage.dumpdir)
+    if stage.server is not None and any(name.endswith(".last") for name in before):
+        descriptors = stage.server.fd_count()
         sample = watch.sample()
-        stage.play_again(sample)
-        after = _digests(stage.live_dumpdir)
+        wanted = set(sample)
+
+        def all_answered(heard: Frames) -> bool:
+            return wanted <= set(watch.acks_in(heard).tolist())
+
+        # An impatient client's HERALDs have cost servers a descriptor each.
+        messages = list(sample.values())
+        answers = stage.play_again(messages[:1] * _HERALDS + messages, all_answered)
+        leaked = stage.server.fd_count() - descriptors
+        if leaked > _DESCRIPTORS:
+            stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
+        after = _digests(stage.dumpdir)
         seen.replayed = len(sample)
+        seen.replay_unanswered = len(wanted - set(watch.acks_in(answers).tolist()))
         seen.replay_changed = sorted(
             name for name in before | after if before.get(name) != after.get(name)
         )
     seen.server_trouble = [*stage.server_trouble(), *_strangers(before)]
-    stages.collect(stage)
-    stored = _stored_dump(stage.dumpdir)
-    if stored is not None:
-        seen.stored = read_stored(stored)
-        seen.stored_as = stored.name
-        seen.is_final = not stored.name.endswith(".partial")
-        seen.comparison = compare(expected, seen.stored)
     return seen
 
 
-def _expected(told: Told) -> Image:
+def _read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
+    """What is left now that the server has been killed."""
+    path = _stored_dump(stage.dumpdir)
+    if path is None or seen.expected is None:
+        return
+    seen.stored = read_stored(path)
+    seen.stored_as = path.name
+    seen.is_final = not path.name.endswith(".partial")
+    end = seen.expected.length
+    if not seen.is_final and told.footer and seen.stored[end:].tobytes() == told.footer:
+        seen.stored = seen.stored[:end]  # a server cuts the footer off when the dump is complete
+    seen.comparison = compare(seen.expected, seen.stored)
+
+
+def _expected(story: Story) -> Image:
     """The dump that memory at the panic makes."""
-    truth = told.machine.truth
-    assert truth is not None, "the story ends after a panic"
-    image = told.client.image
+    truth = story.machine.truth
+    assert truth is not None, "there was a panic"
+    image = story.client.image
     parts = [np.frombuffer(image.header, np.uint8)]
     parts += [truth[s.physical : s.physical + s.length] for s in image.segments]
     return Image(parts)

@@ -78,7 +78,7 @@ class CaseResult:
     profile: str
     mode: str
     outcome: str
-    """complete, silent-hole, failed, deadlock, or hung."""
+    """complete, silent-hole, false-success, failed, deadlock, or hung."""
     expected: str
     met: bool
     oracles: dict[str, OracleState] = field(default_factory=dict)
@@ -164,4 +164,6 @@ class RunResult:
 
 def to_text(document: dict[str, Any]) -> str:
     """A JSON document for a person's eyes and a program's: indented, one trailing newline."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    # A file's name may be no UTF-8: its odd bytes, \udc80 and up, become JSON's own escapes.
+    return text.encode("utf-8", "backslashreplace").decode()

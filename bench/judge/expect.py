@@ -16,7 +16,7 @@ from bench.verdict import CaseResult
 _IMPLIED = {
     "silent-hole": frozenset({"bytes-equal", "no-false-success"}),
     "deadlock": frozenset({"panic-hygiene"}),
-    "hung": frozenset({"liveness"}),
+    "false-success": frozenset({"bytes-equal", "no-false-success"}),
 }
 
 

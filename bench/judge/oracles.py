@@ -50,6 +50,10 @@ class Evidence:
     is_final: bool = False
     """It carries its final name: the server calls it complete."""
     comparison: Comparison | None = None
+    live_looks: int = 0
+    """Acknowledged frames that were looked for on the disk while the dump ran."""
+    live_missing: int = 0
+    """Of these, those that were not there."""
     acked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     """Offsets and lengths that the server acknowledged."""
     expected: Image | None = None
@@ -57,7 +61,9 @@ class Evidence:
     memory_changes: list[tuple[int, int]] = field(default_factory=list)
     server_trouble: list[str] = field(default_factory=list)
     replayed: int = 0
-    """Frames sent again after the end, for idempotence; 0 = not done."""
+    """Messages sent again after the end, for idempotence; 0 = not done."""
+    replay_unanswered: int = 0
+    """Of these, those that were not acknowledged again."""
     replay_changed: list[str] = field(default_factory=list)
     server_present: bool = True
 
@@ -105,6 +111,11 @@ def no_false_failure(seen: Evidence) -> Ruling:
 def ack_means_kept(seen: Evidence) -> Ruling:
     if seen.acked is None or seen.expected is None or not len(seen.acked[0]):
         return not_applicable("no data was acknowledged")
+    if seen.live_missing:
+        return broken(
+            f"{seen.live_missing} of {seen.live_looks} frames were not on the disk when they had"
+            " been acknowledged"
+        )
     offsets, lengths = seen.acked
     if seen.stored is None:
         return broken(f"{len(offsets)} frames were acknowledged; nothing is stored")
@@ -142,7 +153,12 @@ def idempotence(seen: Evidence) -> Ruling:
     if not seen.replayed:
         return not_applicable("no complete dump to send frames again to")
     if seen.replay_changed:
-        return broken(f"{seen.replayed} frames sent again changed {', '.join(seen.replay_changed)}")
+        changed = ", ".join(seen.replay_changed)
+        return broken(f"{seen.replayed} messages sent again changed {changed}")
+    if seen.replay_unanswered:
+        return broken(
+            f"{seen.replay_unanswered} of {seen.replayed} messages sent again were not acknowledged"
+        )
     return HELD
 
 
@@ -165,11 +181,16 @@ ORACLES: Final[dict[str, Callable[[Evidence], Ruling]]] = {
 
 
 def outcome(seen: Evidence) -> str:
-    """One word for what happened: complete, silent-hole, failed, deadlock or hung."""
+    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung.
+
+    A silent hole is one that *both* sides call a complete dump.
+    """
     if seen.deadlock:
         return "deadlock"
     if seen.out_of_time:
         return "hung"
     if not seen.claims_success:
         return "failed"
-    return "complete" if seen.complete else "silent-hole"
+    if seen.complete:
+        return "complete"
+    return "silent-hole" if seen.is_final and seen.stored is not None else "false-success"

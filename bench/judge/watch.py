@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
-from netdump.messages import ACK_SIZE, HEADER, HEADER_SIZE, MessageType
+from netdump.messages import ACK_SIZE, CLIENT_PORT, HEADER, HEADER_SIZE, MessageType
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD = 42
-_SAMPLE = 64
+#: Messages remembered of each end of the run.
+_SAMPLE = 32
+_NO_SEQNOS = np.empty(0, np.int64)
 
 
 class WireWatch:
@@ -31,12 +33,14 @@ class WireWatch:
         self._to_client = np.frombuffer(client_mac + server_mac, np.uint8)
         self._sent: list[NDArray[np.void]] = []
         self._acked: list[NDArray[np.int64]] = []
-        self._head: list[bytes] = []
-        self._tail: list[bytes] = []
+        self._head: list[tuple[int, bytes]] = []
+        self._tail: list[tuple[int, bytes]] = []
         self.frames = 0
         """Frames seen in both directions."""
         self.data_bytes = 0
         """Bytes of dump sent, repeats included."""
+        self.latest_acks = _NO_SEQNOS
+        """int64: the seqnos that the latest batch from the server acknowledged."""
 
     def observe(self, direction: Direction, frames: Frames, _notes: Mapping[int, str]) -> None:
         self.frames += len(frames)
@@ -49,30 +53,43 @@ class WireWatch:
         data = frames.data
         if data.shape[1] < _UDP_PAYLOAD + HEADER_SIZE:
             return
-        udp = _is_udp(data) & (frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE)
+        mine = _is_udp(data) & (frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE)
+        mine &= (data[:, 34] == CLIENT_PORT >> 8) & (data[:, 35] == CLIENT_PORT & 0xFF)
         heads = np.ascontiguousarray(data[:, _UDP_PAYLOAD : _UDP_PAYLOAD + HEADER_SIZE])
         rows = heads.view(HEADER)[:, 0]
-        if not udp.all():
-            rows = rows[udp]
+        if not mine.all():
+            rows = rows[mine]
+        if not len(rows):
+            return
         core = rows["type"] == MessageType.VMCORE
         self.data_bytes += int((rows["length"].astype(np.int64) * core).sum())
         self._sent.append(rows)
-        for index in range(min(len(frames), _SAMPLE - len(self._head))):
-            self._head.append(frames.bytes_of(index))
-        recent = [frames.bytes_of(i) for i in range(max(0, len(frames) - 4), len(frames))]
-        self._tail = (self._tail + recent)[-_SAMPLE:]
+        where = np.flatnonzero(mine)
+        seqnos = rows["seqno"].astype(np.int64)
+
+        def kept(first: int, end: int) -> list[tuple[int, bytes]]:
+            return [(int(seqnos[i]), frames.bytes_of(int(where[i]))) for i in range(first, end)]
+
+        self._head += kept(0, min(len(rows), _SAMPLE - len(self._head)))
+        self._tail = (self._tail + kept(max(0, len(rows) - 4), len(rows)))[-_SAMPLE:]
 
     def _observe_acks(self, frames: Frames) -> None:
+        self.latest_acks = self.acks_in(frames)
+        if len(self.latest_acks):
+            self._acked.append(self.latest_acks)
+
+    def acks_in(self, frames: Frames) -> NDArray[np.int64]:
+        """The seqnos, int64, that the server's acks in a batch name, in order."""
         data = frames.data
         if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
-            return
+            return _NO_SEQNOS
         length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
         ack = _is_udp(data) & (length == 8 + ACK_SIZE)
         ack &= (data[:, :12] == self._to_client).all(axis=1)
         ack &= frames.lengths >= _UDP_PAYLOAD + ACK_SIZE
-        if ack.any():
-            octets = np.ascontiguousarray(data[ack, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])
-            self._acked.append(octets.view(">u4")[:, 0].astype(np.int64))
+        octets = np.ascontiguousarray(data[ack, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])
+        seqnos: NDArray[np.int64] = octets.view(">u4")[:, 0].astype(np.int64)
+        return seqnos
 
     def acknowledged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(offsets, lengths), int64, of the dump bytes that the server acknowledged."""
@@ -101,9 +118,21 @@ class WireWatch:
         said = "acknowledged" if acked else "never acknowledged"
         return f"its frame, seqno {seqno}, was sent {times}, and {said} by the server"
 
-    def sample(self) -> list[bytes]:
-        """The first frames of the run and some of the last: what a replay sends again."""
-        return [*self._head, *self._tail]
+    def extent(self, seqno: int) -> tuple[int, int] | None:
+        """(offset, length) of the dump bytes that a seqno carried; None if it carried none."""
+        for rows in reversed(self._sent):
+            found = np.flatnonzero((rows["seqno"] == seqno) & (rows["type"] == MessageType.VMCORE))
+            if found.size:
+                row = rows[found[0]]
+                return int(row["offset"]), int(row["length"])
+        return None
+
+    def sample(self) -> dict[int, bytes]:
+        """Messages, by seqno, that the server has acknowledged: the first of the run and some of
+        the last, HERALD, header and FINISHED among them. What a replay sends again.
+        """
+        acked = set(np.concatenate([_NO_SEQNOS, *self._acked]).tolist())
+        return {s: frame for s, frame in (*self._head, *self._tail) if s in acked}
 
 
 def _is_udp(data: NDArray[np.uint8]) -> NDArray[np.bool_]:

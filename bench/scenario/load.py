@@ -92,6 +92,8 @@ def parse_scenario(text: str, name: str, file: str) -> Scenario:
         else:
             spot = f"{len(text.splitlines())}: at its end"
         raise ScenarioError([f"{file}:{spot}: not TOML: {says}"]) from None
+    except RecursionError:
+        raise ScenarioError([f"{file}: not TOML: nested too deeply"]) from None
     positions = index_positions(text)
     found: list[tuple[Path, str]]
     try:

@@ -42,7 +42,7 @@ from bench.verdict import OracleName
 
 Tier = Literal["tap", "qemu", "sim"]
 ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
-Outcome = Literal["complete", "silent-hole", "failed", "deadlock"]
+Outcome = Literal["complete", "silent-hole", "false-success", "failed", "deadlock"]
 FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack"]
 
 TIERS: Final[tuple[str, ...]] = get_args(Tier)

@@ -4,18 +4,18 @@ A stage is a clock, the machine's end of a wire, and a server at the other end o
 not see which tier it is on. ``tap`` is the real thing: a TAP in a network namespace of its own, and
 the server as a process; ``sim`` is a link and a host in memory, in virtual time.
 
-What a machine pays for once (the namespace, the TAP, the server process) is kept by ``Stages`` and
-used by all runs of a scenario that ask for the same; each run gets a dump folder of its own.
+The namespace and its TAP are kept by ``Stages`` and used by all runs of a scenario that ask for
+the same. Each run has a server and a dump folder of its own, and at its end the server is
+*killed*: what the run left on the disk is what a server that dies leaves.
 
-    machine's NIC - Bystanders - Faults - wire - host - server
-                  (both report every frame to the observers)
+    machine's NIC - LatePeer - Bystanders - Faults - wire - host - server
+                    (each reports the frames that it adds, or breaks, to the observers)
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from bench.servers.simhost import HostConfig, SimHost
 from bench.wire.bystanders import Bystanders, Trick
 from bench.wire.contracts import Observer, Wire
 from bench.wire.faults import Faults, Rule
+from bench.wire.late import LatePeer
 from bench.wire.memory import MemoryLink
 from bench.wire.namespace import NetNamespace
 from bench.wire.segment import Segment
@@ -51,8 +52,10 @@ BUDGET_NS: Final = {"sim": 3600 * 10**9, "tap": 300 * 10**9}
 SIM_SOCKET_FRAMES: Final = 4096
 #: What a server needs for a datagram, taken from the real one on a slow day.
 SIM_SERVICE_NS: Final = 2_000
-#: Time for a server to work on a few hundred frames and to close what it has open.
-SETTLE_US: Final = 50_000
+#: Time for a server to answer a few dozen messages, besides the way there and back; looked at in
+#: so many turns.
+SETTLE_US: Final = 400_000
+SETTLE_TURNS: Final = 40
 
 
 @dataclass(slots=True)
@@ -61,8 +64,8 @@ class Stage:
 
     tier: str
     clock: Clock
-    wire: Wire
-    """The machine's end, faults and bystanders included."""
+    wire: LatePeer
+    """The machine's end, with all that happens on the way."""
     bare_wire: Wire
     """The same without them."""
     far_end: Callable[[int], None]
@@ -71,46 +74,46 @@ class Stage:
     server_ip: str
     gateway_ip: str | None
     deadline_ns: int
+    settle_us: int
+    """The longest that an answer may take when the wire is quiet."""
     faults: Faults
     bystanders: Bystanders
 
     trouble: list[str] = field(default_factory=list)
     """What the server did that no server may do."""
 
-    @property
-    def live_dumpdir(self) -> Path:
-        """Where the server stores while the run lasts."""
-        return self.server.dumpdir if self.server is not None else self.dumpdir
-
     def server_trouble(self) -> list[str]:
         """What the server did that no server may do: raise, or die."""
+        found = list(self.trouble)
         if isinstance(self.server, ServerProcess):
+            said = self.server.output()[-500:].strip()
             if not self.server.running:
-                tail = self.server.output()[-500:].strip()
-                return [f"the server ended with status {self.server.status}: {tail}"]
-            if "Traceback" in self.server.output():
-                return ["the server raised: " + self.server.output()[-500:].strip()]
-        return self.trouble
+                found.append(f"the server ended with status {self.server.status}: {said}")
+            elif "Traceback" in said:
+                found.append(f"the server raised: {said}")
+        return found
 
-    def play_again(self, frames: list[bytes]) -> None:
-        """Send frames to the server outside the story, and forget its answers."""
+    def play_again(self, frames: list[bytes], enough: Callable[[Frames], bool]) -> Frames:
+        """Send frames to the server outside the story; what came back until it was enough."""
         self.bare_wire.send(Frames.of(frames, self.clock.now_ns()))
-        self.clock.delay_us(SETTLE_US)
-        self.far_end(self.clock.now_ns())
-        drain(self.bare_wire)
+        heard: list[Frames] = []
+        for _ in range(SETTLE_TURNS):
+            self.clock.delay_us(self.settle_us // SETTLE_TURNS)
+            self.far_end(self.clock.now_ns())
+            heard.append(self.bare_wire.receive())
+            if enough(Frames.concat(heard)):
+                break
+        return Frames.concat(heard)
 
 
 class Stages:
     """Makes stages, and takes down at the end what they shared. A context manager."""
 
-    def __init__(self, tier: str, scratch: Path) -> None:
-        """``scratch`` is a folder for what belongs to no single run: the server's log."""
+    def __init__(self, tier: str) -> None:
         self._tier = tier
-        self._scratch = scratch
         self._stack = ExitStack()
         self._clock = RealClock()
-        self._namespace: NetNamespace | None = None
-        self._shared: dict[tuple[object, ...], tuple[TapWire, ServerProcess | None]] = {}
+        self._segments: dict[Segment, tuple[NetNamespace, TapWire]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -123,19 +126,26 @@ class Stages:
     ) -> None:
         self._stack.close()
 
-    def set(self, case: ResolvedCase, seed: int, dumpdir: Path, observer: Observer) -> Stage:
-        """A stage for one run; ``observer`` sees every frame once, before any fault."""
-        dumpdir.mkdir(parents=True, exist_ok=True)
-        if self._tier == "sim":
-            return self._sim(case, seed, dumpdir, observer)
-        return self._tap(case, seed, dumpdir, observer)
+    @contextmanager
+    def set(
+        self, case: ResolvedCase, seed: int, folder: Path, observer: Observer
+    ) -> Iterator[Stage]:
+        """A stage for one run; its server is killed at the end, whatever happens.
 
-    def collect(self, stage: Stage) -> None:
-        """The run is over: what its server stored belongs into the run's own folder."""
-        if isinstance(stage.server, ServerProcess):
-            _move_dumps(stage.server.dumpdir, stage.dumpdir)
-        elif stage.server is not None:
-            stage.server.stop()
+        ``folder`` gets ``dumps/`` and, in ``tap``, the server's log. ``observer`` sees every frame
+        once, before any fault.
+        """
+        dumpdir = folder / "dumps"
+        dumpdir.mkdir(parents=True)
+        if self._tier == "sim":
+            stage = self._sim(case, seed, dumpdir, observer)
+        else:
+            stage = self._tap(case, seed, dumpdir, observer)
+        try:
+            yield stage
+        finally:
+            if stage.server is not None:
+                stage.server.kill()
 
     def _sim(self, case: ResolvedCase, seed: int, dumpdir: Path, observer: Observer) -> Stage:
         clock = VirtualClock()
@@ -153,97 +163,94 @@ class Stages:
         if case.server.present:
             server = InProcessServer(host, dumpdir, config=_server_config(case), fsync="none")
             server.start()
-        wire, faults, bystanders = _break(link.machine_end, case, seed, clock, observer)
-        return Stage(
-            tier="sim",
-            clock=clock,
-            wire=wire,
-            bare_wire=link.machine_end,
-            far_end=host.pump,
-            server=server,
-            dumpdir=dumpdir,
-            server_ip=server_ip,
-            gateway_ip=gateway_ip,
-            deadline_ns=clock.now_ns() + BUDGET_NS["sim"],
-            faults=faults,
-            bystanders=bystanders,
-        )
+        stage = self._stage(case, seed, dumpdir, observer, clock, link.machine_end, server)
+
+        def far_end(now_ns: int) -> None:
+            try:
+                host.pump(now_ns)
+            except Exception as error:  # whatever it is, it is what the oracle looks for
+                stage.trouble.append(f"the server raised {type(error).__name__}: {error}")
+                host.hang_up()
+
+        stage.far_end = far_end
+        return stage
 
     def _tap(self, case: ResolvedCase, seed: int, dumpdir: Path, observer: Observer) -> Stage:
-        clock = self._clock
         server_ip, gateway_ip = _addresses(case)
-        tap, server = self._real_server(case, clock)
-        drain(tap)
-        wire, faults, bystanders = _break(tap, case, seed, clock, observer)
-        return Stage(
-            tier="tap",
-            clock=clock,
-            wire=wire,
-            bare_wire=tap,
-            far_end=lambda _now_ns: None,
-            server=server,
-            dumpdir=dumpdir,
-            server_ip=server_ip,
-            gateway_ip=gateway_ip,
-            deadline_ns=clock.now_ns() + BUDGET_NS["tap"],
-            faults=faults,
-            bystanders=bystanders,
-        )
-
-    def _real_server(
-        self, case: ResolvedCase, clock: Clock
-    ) -> tuple[TapWire, ServerProcess | None]:
-        """The TAP and the server process that fit a case; made once, then shared."""
-        server_ip, gateway_ip = _addresses(case)
-        key = (case.server, gateway_ip, case.nic.mtu)
-        found = self._shared.get(key)
-        if found is not None and (found[1] is None or found[1].running):
-            return found
-        number = len(self._shared)
-        namespace = self._stack.enter_context(NetNamespace())
         segment = Segment(
             server_ip=server_ip, gateway_ip=gateway_ip, mac=HOST_MAC.hex(":"), mtu=case.nic.mtu
         )
-        tap = TapWire.open(namespace, segment, clock)
-        self._stack.callback(tap.close)
+        namespace, tap = self._plug(segment)
         server: ServerProcess | None = None
         if case.server.present:
-            folder = self._scratch / f"server-{number}"
             server = ServerProcess(
                 namespace,
-                folder,
-                self._scratch / f"server-{number}.log",
+                dumpdir,
+                dumpdir.parent / "server.log",
                 bind=server_ip,
                 options=_server_options(case),
             )
             server.start()
-            self._stack.callback(server.stop)
-        self._shared[key] = (tap, server)
-        return tap, server
+        _drain(tap)
+        return self._stage(case, seed, dumpdir, observer, self._clock, tap, server)
+
+    def _plug(self, segment: Segment) -> tuple[NetNamespace, TapWire]:
+        """The namespace and the TAP of a segment; made once."""
+        if segment not in self._segments:
+            namespace = self._stack.enter_context(NetNamespace())
+            tap = TapWire.open(namespace, segment, self._clock)
+            self._stack.callback(tap.close)
+            self._segments[segment] = namespace, tap
+        return self._segments[segment]
+
+    def _stage(
+        self,
+        case: ResolvedCase,
+        seed: int,
+        dumpdir: Path,
+        observer: Observer,
+        clock: Clock,
+        bare_wire: Wire,
+        server: DumpServer | None,
+    ) -> Stage:
+        rules = [
+            Rule(
+                action=fault.does,
+                direction=fault.direction,
+                kind=fault.kind,
+                probability=fault.chance,
+                index=fault.index,
+            )
+            for fault in case.wire.fault
+        ]
+        tricks = [Trick(bystander.sends, bystander.every) for bystander in case.wire.bystander]
+        faults = Faults(bare_wire, rules, seed=seed, clock=clock, observer=observer)
+        bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
+        server_ip, gateway_ip = _addresses(case)
+        return Stage(
+            tier=self._tier,
+            clock=clock,
+            wire=LatePeer(bystanders, clock=clock, observer=observer),
+            bare_wire=bare_wire,
+            far_end=_nothing,
+            server=server,
+            dumpdir=dumpdir,
+            server_ip=server_ip,
+            gateway_ip=gateway_ip,
+            deadline_ns=clock.now_ns() + BUDGET_NS[self._tier],
+            settle_us=SETTLE_US + 4 * case.network.latency_us,
+            faults=faults,
+            bystanders=bystanders,
+        )
+
+
+def _nothing(_now_ns: int) -> None:
+    """A real far end needs no turn from us."""
 
 
 def _addresses(case: ResolvedCase) -> tuple[str, str | None]:
     """The server's address, and the gateway's where there is one."""
     return (FAR_SERVER_IP, GATEWAY_IP) if case.network.gateway else (SERVER_IP, None)
-
-
-def _break(
-    inner: Wire, case: ResolvedCase, seed: int, clock: Clock, observer: Observer
-) -> tuple[Wire, Faults, Bystanders]:
-    rules = [
-        Rule(
-            action=fault.does,
-            direction=fault.direction,
-            kind=fault.kind,
-            probability=fault.chance,
-            index=fault.index,
-        )
-        for fault in case.wire.fault
-    ]
-    faults = Faults(inner, rules, seed=seed, clock=clock, observer=observer)
-    tricks = [Trick(bystander.sends, bystander.every) for bystander in case.wire.bystander]
-    bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
-    return bystanders, faults, bystanders
 
 
 def _server_config(case: ResolvedCase) -> ServerConfig:
@@ -268,14 +275,8 @@ def _server_options(case: ResolvedCase) -> Sequence[str]:
     return options
 
 
-def drain(wire: Wire) -> None:
+def _drain(wire: Wire) -> None:
     """Forget what an earlier run's server still had to say; bounded."""
     for _ in range(64):
         if not len(wire.receive()):
             return
-
-
-def _move_dumps(source: Path, target: Path) -> None:
-    """Move what a shared server stored, links and all: the next run finds a clean folder."""
-    for path in sorted(source.iterdir()):
-        shutil.move(path, target / path.name)

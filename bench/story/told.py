@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final
 
+import numpy as np
+
 from bench.board import Board, BoardNic, OutOfTime
 from bench.scenario.schema import ResolvedCase
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
@@ -44,6 +46,11 @@ VERSION: Final = "netdump-bench synthetic kernel\n"
 ROUNDS: Final = {"none": 0, "light": 4, "heavy": 40}
 #: Frames that the machine sends, or its peer, in one round.
 FRAMES_A_ROUND: Final = 4
+#: Frames that the peer still sends after the panic, a millisecond apart: it does not know.
+LATE_FRAMES: Final = {"none": 0, "light": 8, "heavy": 30}
+LATE_PACE_NS: Final = 1_000_000
+#: IPv4 and UDP headers.
+IP_UDP: Final = 28
 #: Buffers that debugnet sets aside: ncl x (4 + nrxr), for one ring of 1024 (kern_mbuf.c).
 POOL_A_DESCRIPTOR: Final = 5
 
@@ -64,6 +71,8 @@ class Told:
     """From the panic to the end, on the run's clock."""
     struck: str = ""
     """Where the panic struck, in words."""
+    footer: bytes = b""
+    """What the client sends behind the data; empty if it has no footer."""
 
 
 def profile_of(case: ResolvedCase) -> Profile:
@@ -91,7 +100,7 @@ class Story:
         self._tell = tell
         self._profile = profile_of(case)
         nic = case.nic
-        self._machine = SyntheticMachine(
+        self.machine = SyntheticMachine(
             MachineConfig(
                 memory_size=case.machine.memory,
                 arena_size=case.machine.arena,
@@ -103,7 +112,7 @@ class Story:
             ),
             delay_us=lambda microseconds: self._board.delay_us(microseconds),
         )
-        machine = self._machine
+        machine = self.machine
         self._device = E1000Device(
             machine.memory.buffer,
             CLIENT_MAC,
@@ -128,7 +137,7 @@ class Story:
             rx_ring=nic.rx_ring,
             tx_zone=self._zone,
         )
-        self._client = NetdumpClient(self._profile, machine.memory, machine.dump_segments())
+        self.client = NetdumpClient(self._profile, machine.memory, machine.dump_segments())
 
     # -- ordinary life -----------------------------------------------------------------------
 
@@ -138,10 +147,11 @@ class Story:
 
     def live(self) -> str:
         """Ordinary life, up to the panic; where it struck, in words."""
-        case, machine = self._case, self._machine
+        case, machine = self._case, self.machine
         wanted = case.machine
         load = self._load()
         self._rounds(load, ROUNDS[wanted.load])
+        self._peer_goes_on(load)
         if wanted.panic_during == "idle":
             machine.panic(wanted.panic, cpu=wanted.panic_cpu)
             return f"CPU {wanted.panic_cpu}, idle"
@@ -165,9 +175,9 @@ class Story:
         self.boot()
         load = self._load()
         self._rounds(load, ROUNDS[self._case.machine.load])
-        self._machine.begin_steps()
+        self.machine.begin_steps()
         self._work(load, self._case.machine.panic_during)
-        return self._machine.steps_taken
+        return self.machine.steps_taken
 
     def _load(self) -> NetworkLoad:
         # The panicking CPU takes no part in the work that is interrupted, if there is another.
@@ -175,12 +185,13 @@ class Story:
             cpu for cpu in range(self._case.machine.cpus) if cpu != self._case.machine.panic_cpu
         ]
         return NetworkLoad(
-            self._machine,
+            self.machine,
             self._driver,
             Endpoint(CLIENT_MAC, IPv4Address(CLIENT_IP).packed),
             Endpoint(HOST_MAC, IPv4Address(self._stage.server_ip).packed),
             seed=self._seed,
             frames_a_round=FRAMES_A_ROUND,
+            max_payload=self._case.nic.mtu - IP_UDP,
             cpus=cpus or None,
         )
 
@@ -189,7 +200,14 @@ class Story:
             load.run(1, self._board.turn)
             self._device.receive(self._from_peer(load))
             load.interrupt_round()
-            self._machine.delay_us(100)
+            self.machine.delay_us(100)
+
+    def _peer_goes_on(self, load: NetworkLoad) -> None:
+        """What will still arrive when the machine is dead."""
+        frames = load.peer_frames(LATE_FRAMES[self._case.machine.load])
+        now = self._stage.clock.now_ns()
+        times = now + LATE_PACE_NS * np.arange(1, len(frames) + 1, dtype=np.int64)
+        self._stage.wire.will_say(Frames.of(frames).at(times))
 
     def _from_peer(self, load: NetworkLoad) -> Frames:
         return Frames.of(load.peer_frames(FRAMES_A_ROUND), self._stage.clock.now_ns())
@@ -204,17 +222,17 @@ class Story:
     # -- the panic and after -----------------------------------------------------------------
 
     def dump(self, struck: str) -> Told:
-        case, stage, machine = self._case, self._stage, self._machine
+        case, stage, machine = self._case, self._stage, self.machine
         self._device.forget_dma_writes()
         if case.machine.starve_mbufs:
             machine.mbufs.starve()
-        told = Told(machine, self._device, self._client, Report(self._profile.name), struck=struck)
+        told = Told(machine, self._device, self.client, Report(self._profile.name), struck=struck)
+        request = self._request()
+        told.footer = request.header.pack() if self._profile.footer else b""
         began = stage.clock.now_ns()
         nic = BoardNic(self._driver, self._board)
         try:
-            told.report = self._client.dump(
-                self._request(), nic, self._zone, machine.delay_us, self._tell
-            )
+            told.report = self.client.dump(request, nic, self._zone, machine.delay_us, self._tell)
         except Deadlock as deadlock:
             told.deadlock = str(deadlock)
         except OutOfTime as late:
@@ -224,7 +242,7 @@ class Story:
 
     def _request(self) -> DumpRequest:
         case, stage = self._case, self._stage
-        length = self._client.image.length
+        length = self.client.image.length
         gateway = stage.gateway_ip
         return DumpRequest(
             link=LinkConfig(

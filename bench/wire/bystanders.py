@@ -9,7 +9,7 @@ next, ahead of any answer to that frame:
 | unicast-to-others | UDP between two other hosts |
 | acks-for-another-mac | a perfect ack of what it has just sent, but to another host's MAC |
 | broadcast-noise | ARP requests for other hosts, and UDP broadcasts |
-| arp-spoof | ARP replies, unasked, that claim other hosts' addresses |
+| arp-spoof | ARP replies, unasked, for other hosts; in mid-dump also for whom the machine asked |
 
 The forged acks need the server's port, learned from the first frame that the server sends to the
 client; until then that trick keeps quiet. A client that does not compare the destination MAC
@@ -30,6 +30,7 @@ import numpy as np
 from bench.clock import Clock
 from bench.wire.contracts import MINIMUM_FRAME, Observer, Wire
 from bench.wire.kinds import CODE, classify, leading_words
+from netdump import arp
 from netdump.inet import Flow, udp_headers
 from netdump.messages import CLIENT_PORT
 from nic_models.frames import Frames
@@ -43,6 +44,9 @@ OTHER_IPS: Final = ("198.18.0.201", "198.18.0.202", "198.18.0.203")
 _MESSAGES: Final = [CODE[kind] for kind in ("vmcore", "kdh", "key", "finished")]
 #: Ethernet, IPv4 and UDP headers and a netdump header.
 _MESSAGE_SIZE: Final = 66
+_ARP_OPERATION: Final = 21  # low octet
+_ARP_SENDER: Final = slice(28, 32)
+_ARP_TARGET: Final = slice(38, 42)
 _SEQNO_COLUMNS: Final = slice(46, 50)
 
 
@@ -86,6 +90,8 @@ class Bystanders:
         }
         self._forges = "acks-for-another-mac" in self.added
         self._server_port = 0
+        self._asked: list[bytes] = []
+        self._under_way = False
         self._pending: list[tuple[TrickName, Frames]] = []
 
     def send(self, frames: Frames) -> None:
@@ -122,6 +128,8 @@ class Bystanders:
             frames = frames.take(
                 np.isin(classify(frames), _MESSAGES) & (frames.lengths >= _MESSAGE_SIZE)
             )
+        if trick.sends == "arp-spoof":
+            self._learn_asked(frames)
         before = self._seen[i]
         self._seen[i] += len(frames)
         nth = np.flatnonzero((before + 1 + np.arange(len(frames))) % trick.every == 0)
@@ -132,8 +140,27 @@ class Bystanders:
         else:
             templates = self._noise[trick.sends]
             heard = templates.take((self.added[trick.sends] + np.arange(len(nth))) % len(templates))
+            if trick.sends == "arp-spoof":
+                self._claim_asked(heard)
         self.added[trick.sends] += len(nth)
         self._pending.append((trick.sends, heard))
+
+    def _learn_asked(self, sent: Frames) -> None:
+        """Which addresses the machine asks for, and whether it has found one."""
+        kinds = classify(sent)
+        for row in np.flatnonzero(kinds == CODE["arp"]).tolist():
+            asked = sent.data[row, _ARP_TARGET].tobytes()
+            if sent.data[row, _ARP_OPERATION] == arp.REQUEST and asked not in self._asked:
+                self._asked.append(asked)
+        self._under_way |= bool((kinds == CODE["vmcore"]).any())
+
+    def _claim_asked(self, heard: Frames) -> None:
+        """Make every other reply claim one of those addresses."""
+        if not (self._under_way and self._asked):
+            return
+        for row in range(self.added["arp-spoof"] % 2, len(heard), 2):
+            address = self._asked[row // 2 % len(self._asked)]
+            heard.data[row, _ARP_SENDER] = np.frombuffer(address, np.uint8)
 
     def _learn_port(self, arrived: Frames) -> None:
         acks = np.flatnonzero(classify(arrived) == CODE["ack"])

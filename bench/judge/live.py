@@ -1,0 +1,58 @@
+"""The disk while the dump runs: what a server has acknowledged must be there *now*.
+
+If the server died at this instant, the file is all that would be left of it. So at some acks,
+spread over the run, what they acknowledge is read back from the file under way and compared with
+memory: a server that acknowledges first and writes later is caught in the act.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from bench.judge.compare import Image
+from bench.judge.watch import WireWatch
+
+#: Batches of acks between two looks, looks in a run, and acks of a batch that are looked up.
+_EVERY: Final = 4
+_MOST: Final = 64
+_ACKS: Final = 4
+
+
+class LiveDisk:
+    """Looks at a dump folder as acks pass by; see ``missing``."""
+
+    def __init__(self, folder: Path, watch: WireWatch, expected: Image) -> None:
+        self.looks = 0
+        """Acknowledged frames that were looked for."""
+        self.missing = 0
+        """Of these, those that were not on the disk."""
+        self._folder = folder
+        self._watch = watch
+        self._expected = expected
+        self._batches = 0
+
+    def look(self) -> None:
+        """Called after each batch from the server's side."""
+        acks = self._watch.latest_acks
+        if not len(acks):
+            return
+        self._batches += 1
+        if self._batches % _EVERY != 1 or self.looks >= _MOST * _ACKS:
+            return
+        for seqno in acks[:_ACKS].tolist():
+            extent = self._watch.extent(seqno)
+            if extent is not None:
+                self.looks += 1
+                self.missing += not self._is_kept(*extent)
+
+    def _is_kept(self, offset: int, length: int) -> bool:
+        want = self._expected.read(offset, offset + length).tobytes()
+        for path in self._folder.rglob("vmcore*"):
+            if path.is_symlink():
+                continue
+            with path.open("rb") as file:
+                file.seek(offset)
+                if file.read(len(want)) == want:
+                    return True
+        return False

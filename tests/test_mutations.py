@@ -1,0 +1,144 @@
+"""An oracle is worth what it notices: each story plants a defect, and names who must see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench.progress import Silent
+from bench.runner import run_scenario
+from bench.scenario import load_scenario, only_profile
+from bench.verdict import CaseResult
+from nic_models.e1000 import bringup
+from nic_models.e1000.registers import Reg
+from server.session import RULES, State
+from server.store import FileStore
+
+pytestmark = pytest.mark.sim
+
+
+def play(tmp_path: Path, name: str = "clean-dump") -> CaseResult:
+    scenario = only_profile(load_scenario(name), "netdump2")
+    result = run_scenario(
+        scenario, tier="sim", why_this_tier="", seed=1, run_folder=tmp_path, progress=Silent()
+    )
+    return result.cases[0]
+
+
+def test_without_a_defect_nothing_is_broken(tmp_path: Path) -> None:
+    case = play(tmp_path)
+    assert case.met
+    assert "broken" not in case.oracles.values()
+
+
+def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that does not know that the machine is dead writes into what is being dumped."""
+
+    def only_wait(
+        read: Callable[[int], int], write: Callable[[int, int], None], delay: Callable[[int], None]
+    ) -> int:
+        delay(bringup.QUIESCE_US)
+        return read(Reg.RCTL)
+
+    real = bringup.stop
+    calls: list[str] = []
+
+    def stop(*arguments: Any) -> int:
+        calls.append("stop")
+        return (real if len(calls) % 2 else only_wait)(*arguments)  # attach() comes first
+
+    monkeypatch.setattr(bringup, "stop", stop)
+    case = play(tmp_path)
+    assert len(calls) % 2 == 0
+    assert case.oracles["panic-hygiene"] == "broken"
+    assert "outside the arena changed" in case.oracle_reasons["panic-hygiene"]
+
+
+def test_a_server_that_acknowledges_before_it_writes_is_caught_in_the_act(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[tuple[int, list[NDArray[np.uint8]]]] = []
+    write, finish = FileStore.write, FileStore.finish
+
+    def keep(_store: FileStore, offset: int, blocks: Sequence[NDArray[np.uint8]]) -> None:
+        late.append((offset, [block.copy() for block in blocks]))
+
+    def flush_and_finish(store: FileStore, *arguments: Any) -> str:
+        for offset, blocks in late:
+            write(store, offset, blocks)
+        late.clear()
+        return finish(store, *arguments)
+
+    monkeypatch.setattr(FileStore, "write", keep)
+    monkeypatch.setattr(FileStore, "finish", flush_and_finish)
+    case = play(tmp_path)
+    assert case.outcome == "complete", "in the end all is well"
+    assert case.oracles["ack-means-kept"] == "broken"
+    assert "not on the disk when" in case.oracle_reasons["ack-means-kept"]
+
+
+def test_a_server_that_is_deaf_once_it_has_finished_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in [key for key in RULES if key[0] is State.COMPLETE]:
+        monkeypatch.delitem(RULES, key)
+    case = play(tmp_path)
+    assert case.oracles["idempotence"] == "broken"
+    assert "were not acknowledged" in case.oracle_reasons["idempotence"]
+
+
+def test_a_server_that_raises_is_judged_and_does_not_end_the_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boom(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    for key in [key for key in RULES if key[0] is State.COMPLETE]:
+        monkeypatch.setitem(RULES, key, boom)
+    case = play(tmp_path)
+    assert case.oracles["server-safety"] == "broken"
+    assert "RuntimeError: boom" in case.oracle_reasons["server-safety"]
+
+
+def test_a_server_that_leaves_strange_files_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = FileStore.finish
+
+    def litter(store: FileStore, *arguments: Any) -> str:
+        (tmp_path / "cases" / "netdump2" / "dumps" / "core.1234").write_text("oops")
+        return finish(store, *arguments)
+
+    monkeypatch.setattr(FileStore, "finish", litter)
+    case = play(tmp_path)
+    assert case.oracles["server-safety"] == "broken"
+    assert "core.1234" in case.oracle_reasons["server-safety"]
+
+
+def test_a_dump_with_one_wrong_bit_is_no_complete_dump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = FileStore.write
+    flipped: list[int] = []
+
+    def flip(store: FileStore, offset: int, blocks: Sequence[NDArray[np.uint8]]) -> None:
+        if offset > 1 << 20 and not flipped:
+            flipped.append(offset)
+            blocks = [blocks[0].copy(), *blocks[1:]]
+            blocks[0][0, 0] ^= 1
+        write(store, offset, blocks)
+
+    monkeypatch.setattr(FileStore, "write", flip)
+    case = play(tmp_path)
+    assert case.outcome == "silent-hole"
+    assert case.oracles["bytes-equal"] == case.oracles["no-false-success"] == "broken"
+    assert case.oracles["ack-means-kept"] == "broken"
+    assert case.first_difference is not None
+    assert case.first_difference.offset == flipped[0]
