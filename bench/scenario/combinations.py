@@ -13,6 +13,9 @@ from typing import Final
 from bench.scenario.positions import Path
 from bench.scenario.schema import CLIENT_KINDS, SERVER_KINDS, Case, Document, ResolvedCase, Sweep
 
+#: IPv4, UDP and netdump headers.
+_HEADERS: Final = 52
+
 #: (key to blame, when, what is wrong). Of machine, nic, network, server and client.
 SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = (
     (
@@ -24,6 +27,11 @@ SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = 
         ("machine", "panic_at"),
         lambda c: c.machine.panic_at is not None and c.machine.panic_during == "idle",
         "a machine at idle has no steps: set machine.panic_during to transmit or interrupt",
+    ),
+    (
+        ("client", "path"),
+        lambda c: len((c.client.path or "").encode()) + 1 > c.nic.mtu - _HEADERS,
+        "with its NUL it does not fit one HERALD at this nic.mtu",
     ),
     (
         ("machine", "panic_during"),
