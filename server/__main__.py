@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from server.cli import main
+try:
+    from server.cli import main
 
-sys.exit(main())
+    status = main()
+except KeyboardInterrupt:  # before it listens; from then on SIGINT ends it in good order
+    status = 130
+sys.exit(status)

@@ -2,12 +2,15 @@
 
 Standard output gets one line an event, the first of them when the server listens: ``ready ADDRESS
 PORT``. With ``--json`` every line is an object. Exit status: 0 after SIGINT or SIGTERM, 2 for an
-argument that can't work, 3 where the machine lacks what is needed.
+argument that can't work, 3 where the machine lacks what is needed. With ``--json`` these, too, are
+told as an object: ``{"error": ..., "status": ...}``. SIGHUP, as the terminal closes, ends it like
+SIGTERM, unless it is ignored (nohup).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import ipaddress
 import json
@@ -115,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--ready-fd",
         metavar="FD",
-        type=int,
+        type=_descriptor,
         help="write 'ADDRESS PORT' there, and close it, once the server listens",
     )
     add("--json", action="store_true", help="events as JSON, one object a line")
@@ -141,19 +144,23 @@ def run(args: argparse.Namespace) -> int:
         shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram)
     except (StoreError, CannotListen) as error:
         lacking = isinstance(error, CannotListen) and error.errno in _LACKING
-        return _complain(error, 3 if lacking else 2)
+        return _complain(error, 3 if lacking else 2, args.json)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         shell.stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     before_fd = signal.set_wakeup_fd(shell.wakeup_fd, warn_on_full_buffer=False)
     try:
         address, port = shell.address
         try:
             _tell_ready(args.ready_fd, address, port)
         except OSError as error:
-            return _complain(NetdumpError(f"can't write to --ready-fd: {error}"), 2)
+            reason = f"can't write to --ready-fd: {error.strerror}"
+            return _complain(NetdumpError(reason), 2, args.json)
         events("ready", {"address": address, "port": port})
         shell.run()
         events("stopped", {"refused": dict(core.refused)})
@@ -213,8 +220,11 @@ def _tell_ready(fd: int | None, address: str, port: int) -> None:
             stream.write(f"{address} {port}\n")
 
 
-def _complain(error: NetdumpError, status: int) -> int:
-    print(f"server: {error}", file=sys.stderr)
+def _complain(error: NetdumpError, status: int, as_json: bool) -> int:
+    with contextlib.suppress(OSError):
+        if as_json:
+            print(json.dumps({"error": str(error), "status": status}), flush=True)
+        print(f"server: {error}", file=sys.stderr)
     return status
 
 
@@ -235,6 +245,10 @@ def _number(text: str, low: int, high: int) -> int:
 
 def _port(text: str) -> int:
     return _number(text, 0, 65535)
+
+
+def _descriptor(text: str) -> int:
+    return _number(text, 0, 1 << 20)
 
 
 def _positive(text: str) -> int:

@@ -2,7 +2,7 @@
 
 A dump is complete if
 
-* its header came: without it nobody knows how long the dump is;
+* its header came: without it nobody knows how long the dump is; and it promises something;
 * [0, dumplength) has no hole;
 * nothing lies beyond dumplength but what the format knows: the padding of a compressed dump to a
   whole block, and the footer of the 2010 client. That is the header once more, sent as the last
@@ -29,7 +29,7 @@ def faults(
     """What keeps the dump from being complete, in words; nothing if it is. May raise StoreError."""
     if header is None:
         return [f"the dump header is missing, {coverage.total} bytes came"]
-    found = []
+    found = ["the header promises no bytes"] if header.dumplength == 0 else []
     if holes := coverage.holes(header.dumplength):
         found.append(describe_holes(holes))
     elif coverage.end > header.dumplength:

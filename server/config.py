@@ -14,17 +14,18 @@ class ServerConfig:
     rescue: bool = True
     """Hold the acks of stock clients' chunks (``rescue.py``)."""
     strict_finish: bool = True
-    """Acknowledge FINISHED only for a complete dump; off: always, as netdumpd does."""
+    """Acknowledge FINISHED only for a complete dump; off: always, as netdumpd does, and like it
+    understand no datagram of more than 4120 bytes."""
     max_dump: int = 64 << 30
     """No byte at or beyond this offset, no header that promises more."""
     max_clients: int = 64
     """Sessions, and with them sockets, of all states."""
     max_offers: int = 4
-    """Acknowledged HERALDs of one address that have not been followed by data."""
+    """Acknowledged HERALDs of one address that have not been followed by data; at least 1."""
     idle: float = 600.0
     """A session that hears nothing for so long is ended (netdumpd's 600 s)."""
     hold: float = 60.0
     """An ended session still answers late copies for so long after the last one."""
     quiet: float = 15.0
-    """A session without a running dump may be evicted after this: past a stock client's 12 s."""
+    """After this nobody waits for a session's answers: past a stock client's 12 s."""
     max_intervals: int = MAX_INTERVALS

@@ -30,7 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.errors import BadHeraldPath, MalformedMessage
-from netdump.messages import ACK_SIZE, MessageType, herald_path, pack_acks, parse, parse_block
+from netdump.messages import (
+    ACK_SIZE,
+    HEADER_SIZE,
+    MessageType,
+    herald_path,
+    pack_acks,
+    parse,
+    parse_block,
+)
 from server.config import ServerConfig
 from server.infofile import escape
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
@@ -41,6 +49,17 @@ __all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
 
 #: The HERALD seqnos of programs that don't draw them: FreeBSD's userland test client, its kernel.
 _FIXED_SEQNOS: Final = (0, STOCK_FIRST_SEQNO)
+#: The longest datagram that netdumpd has a buffer for: a header and 4096 bytes of payload.
+STOCK_DATAGRAM: Final = HEADER_SIZE + 4096
+#: What is lost with a session that has (not been, been) quiet; the least is evicted first. A dump
+#: that failed gets silence anyway; an offer holds no data; a client may still wait for the ack of
+#: its FINISHED, but not for ever.
+_WORTH: Final = {
+    State.INCOMPLETE: (0, 0),
+    State.FAILED: (0, 0),
+    State.OFFERED: (2, 0),
+    State.COMPLETE: (3, 1),
+}
 _NO_ACKS: Final = np.empty((0, ACK_SIZE), np.uint8)
 
 
@@ -87,10 +106,10 @@ class ServerCore:
             self.refused["not-a-herald"] += 1
             return None
         ack = pack_acks([message.seqno]).tobytes()
+        # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
         if (known := self._same_boot(client, message.seqno)) is not None:
-            known.last_heard = now
             return HeraldReply(known.id, False, ack)
-        if not self._has_room(client, now):
+        if not self._make_room(client, now):
             return None
         store = self._open_store(client, message.payload)
         if store is None:
@@ -112,6 +131,9 @@ class ServerCore:
         session = self._sessions.get(session_id)
         if session is None or not len(lengths):
             return _NO_ACKS
+        if not self.config.strict_finish:
+            # netdumpd's recv() cuts what is longer, and then finds the length wrong.
+            data = data[:, :STOCK_DATAGRAM]
         offered = session.state is State.OFFERED
         seqnos = session.receive(parse_block(data, lengths), data, now)
         if offered and session.state in (State.RECEIVING, State.COMPLETE):
@@ -136,16 +158,17 @@ class ServerCore:
                 forgotten.append(self._forget(session))
         return forgotten
 
-    def abandon(self, session_id: int) -> None:
+    def abandon(self, session_id: int, why: str = "server has no socket for it") -> None:
         """The shell has no socket for this session, or lost it."""
         if (session := self._sessions.get(session_id)) is not None:
-            session.end("server has no socket for it")
+            session.end(why)
             self._forget(session)
 
     def stop(self) -> None:
         """The server ends: finish every info file."""
         for session in self._sessions.values():
             session.end("server stopped")
+            session.close()
 
     # -- HERALDs -----------------------------------------------------------------------------
 
@@ -159,31 +182,33 @@ class ServerCore:
                     return session
         return None
 
-    def _has_room(self, client: tuple[str, int], now: float) -> bool:
+    def _make_room(self, client: tuple[str, int], now: float) -> bool:
+        """For one more session. Only running dumps can be in the way; all others give way."""
         offers = [
             session
             for session in self._sessions.values()
             if session.client[0] == client[0] and session.state is State.OFFERED
         ]
-        if len(offers) >= self.config.max_offers and not self._evict(offers, now):
-            self.refused["too-many-offers"] += 1
-            return False
+        if len(offers) >= self.config.max_offers:
+            self._evict(offers, now)
         if len(self._sessions) >= self.config.max_clients:
             idle = [s for s in self._sessions.values() if s.state is not State.RECEIVING]
-            if not self._evict(idle, now):
+            if not idle:
                 self.refused["too-many-clients"] += 1
                 return False
+            self._evict(idle, now)
         return True
 
-    def _evict(self, sessions: list[Session], now: float) -> bool:
-        """Forget the one that has been quiet longest, if it has been quiet long enough."""
-        quiet = [s for s in sessions if now - s.last_heard >= self.config.quiet]
-        if not quiet:
-            return False
-        session = min(quiet, key=lambda s: s.last_heard)
+    def _evict(self, sessions: list[Session], now: float) -> None:
+        """Forget the least worth having; of equals the one that has been quiet longest."""
+
+        def worth(session: Session) -> tuple[int, float]:
+            quiet = now - session.last_heard >= self.config.quiet
+            return _WORTH[session.state][quiet], session.last_heard
+
+        session = min(sessions, key=worth)
         session.end("evicted for a new client")
         self._evicted.append(self._forget(session))
-        return True
 
     def _open_store(self, client: tuple[str, int], payload: bytes) -> Store | None:
         """In the folder that the client asks for; if that can't be, in the dump folder itself."""
@@ -244,6 +269,7 @@ class ServerCore:
                 self._evicted.append(self._forget(other))
 
     def _forget(self, session: Session) -> int:
+        session.close()
         del self._sessions[session.id]
         return session.id
 

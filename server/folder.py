@@ -42,7 +42,10 @@ class DumpFolder:
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if path.startswith("/") or ".." in parts or len(parts) > _MAX_PATH_PARTS:
             raise StoreError(f"the client's path {path!r} leaves the dump folder", errno.EPERM)
-        fd = os.open(".", _FOLDER, dir_fd=self._fd)
+        try:
+            fd = os.open(".", _FOLDER, dir_fd=self._fd)
+        except OSError as error:
+            raise StoreError("can't open the dump folder again", error_code(error)) from error
         try:
             for part in parts:
                 below = os.open(part, _FOLDER, dir_fd=fd)

@@ -36,19 +36,12 @@ _MAX_SEGMENTS: Final = 64
 _CUT: Final = getattr(socket, "MSG_TRUNC", 0)
 _DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)
 
-#: What a socket may say about datagrams that were sent earlier, or can't be sent now. UDP promises
-#: nothing, so neither is an error of ours.
-PASSING_ERRORS: Final = frozenset(
-    {
-        errno.ECONNREFUSED,
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.ENETDOWN,
-        errno.EPERM,
-        errno.ENOBUFS,
-    }
-)
+#: What only a mistake of ours brings about. Whatever else a socket says is about datagrams that
+#: were sent earlier, or can't be sent now: an ICMP message, which anybody can forge, makes it say
+#: any of a dozen things (Linux: icmp_err_convert). UDP promises nothing, so none is an error.
+OUR_ERRORS: Final = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EFAULT, errno.EINVAL})
+#: How Linux refuses to segment (udp_send_skb): no checksum offload, or larger than the path's MTU.
+_SEGMENT_REFUSALS: Final = frozenset({errno.EIO, errno.EINVAL})
 
 
 class _Iovec(ctypes.Structure):
@@ -185,9 +178,9 @@ class AckSender:
             except OSError as error:
                 # A complaint about an earlier datagram: it is told once, then the way is free.
                 complaints += 1
-                if error.errno in PASSING_ERRORS and complaints <= 1:
+                if complaints <= 1:
                     continue
-                if not self.segments or error.errno in PASSING_ERRORS:
+                if not self.segments or error.errno not in _SEGMENT_REFUSALS:
                     break
                 self._give_up_segments(sock)
         self.lost += (len(octets) - at) // ACK_SIZE

@@ -14,7 +14,8 @@ HERALD alone, which anybody can forge, never does. The rules behind the table:
 
 1. An ack says "kept": it is handed out after the store has the bytes, never before.
 2. A repeated message changes nothing and is acknowledged again. Bytes that are there already are
-   not written a second time.
+   not written a second time, but compared: if they differ, the last ones win while the dump runs,
+   as with netdumpd; after its end they get silence.
 3. A dump is complete when ``completeness.py`` finds nothing wrong with it.
 4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
    dump: the client then reports the failure that it is. With ``strict_finish`` off every FINISHED
@@ -101,9 +102,13 @@ class Session:
         self.header: KernelDumpHeader | None = None
         self.frames = 0
         self.duplicates = 0
+        self.rewritten = 0
+        """Frames of stretches that came again with other bytes."""
         self.hold = hold
         self._header_bytes = b""
         self._key = Coverage()
+        self._key_bytes = bytearray()
+        self._cut: int | None = None
         self._notes: list[str] = []
         self._info = ""
         self._told_too_long = False
@@ -155,28 +160,37 @@ class Session:
                 found.append(f"{held} acks of an unfinished chunk were held (see --no-rescue)")
             self._close(State.INCOMPLETE, "; ".join([f"Dump incomplete: {why}", *found]))
         elif self.state is State.OFFERED:
-            self._close(State.INCOMPLETE, f"No dump came: {why}")
+            # Anybody can forge HERALDs by the thousand, so this is no news of a dump.
+            self._close(State.INCOMPLETE, f"No dump came: {why}", "no-dump")
+
+    def close(self) -> None:
+        """The session is forgotten: let go of its files."""
+        self._store.close()
 
     # -- rules ---------------------------------------------------------------------------------
 
     def _keep(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
-        limit = self._config.max_dump
-        inside = block.offsets <= np.uint64(limit)
-        offsets = block.offsets.astype(np.int64)
-        inside &= offsets + block.lengths <= limit
+        inside = self._inside(block)
         if not inside.all():
             self._too_long(int((~inside).sum()))
             which = np.flatnonzero(inside)
             if not len(which):
                 return _NONE
-            block, data, offsets = _take(block, which), data[which], offsets[which]
+            block, data = _take(block, which), data[which]
         if not self._begun():
             return _NONE
-        kept = self._write(offsets, block.lengths, data)
+        kept = self._write(block.offsets.astype(np.int64), block.lengths, data)
         seqnos, lengths = block.seqnos, block.lengths
         if not kept.all():
             seqnos, lengths = seqnos[kept], lengths[kept]
         return seqnos if self.hold is None else self.hold.kept(seqnos, lengths)
+
+    def _inside(self, block: Block) -> NDArray[np.bool_]:
+        """Which rows lie within the largest dump; their offsets fit int64."""
+        limit = self._config.max_dump
+        inside = block.offsets <= np.uint64(limit)
+        inside &= block.offsets.astype(np.int64) + block.lengths <= limit
+        return inside
 
     def _write(
         self, offsets: NDArray[np.int64], lengths: NDArray[np.int64], data: NDArray[np.uint8]
@@ -184,17 +198,21 @@ class Session:
         """Write what is new, run by run; which rows are kept now."""
         ends = offsets + lengths
         kept = np.ones(len(offsets), np.bool_)
-        edges = [0, *(np.flatnonzero(offsets[1:] != ends[:-1]) + 1).tolist(), len(offsets)]
-        runs = list(pairwise(edges))
+        runs = _runs(offsets, ends)
         runs.reverse()
         while runs:
             first, last = runs.pop()
             start, end = int(offsets[first]), int(ends[last - 1])
             if self.coverage.covers(start, end):
-                self.duplicates += last - first
+                try:
+                    self._compare(start, _payloads(data, lengths, first, last), last - first)
+                except StoreError as error:
+                    kept[first:] = False
+                    self._break(error)
+                    break
             elif last - first > 1 and self.coverage.overlaps(start, end):
-                # A retransmission that mends a gap: frame by frame, the old ones are left alone.
-                runs += [(row, row + 1) for row in range(last - 1, first - 1, -1)]
+                # A retransmission that mends a gap: what is old in it is compared, not written.
+                runs += self._split(offsets, ends, first, last)[::-1]
             elif not self.coverage.has_room_for(start, end):
                 self._refused["too-fragmented"] += last - first
                 kept[first:last] = False
@@ -207,6 +225,41 @@ class Session:
                     break
                 self.coverage.add(start, end)
         return kept
+
+    def _split(
+        self, offsets: NDArray[np.int64], ends: NDArray[np.int64], first: int, last: int
+    ) -> list[tuple[int, int]]:
+        """A run as shorter ones: what is covered, what is new, and rows that are some of each."""
+        parts: list[tuple[int, int]] = []
+        before = ""
+        spans = zip(offsets[first:last].tolist(), ends[first:last].tolist(), strict=True)
+        for row, (start, end) in enumerate(spans, first):
+            if self.coverage.covers(start, end):
+                kind = "old"
+            else:
+                kind = "mixed" if self.coverage.overlaps(start, end) else "new"
+            if kind == before != "mixed":
+                parts[-1] = parts[-1][0], row + 1
+            else:
+                parts.append((row, row + 1))
+            before = kind
+        return parts
+
+    def _compare(self, start: int, blocks: list[NDArray[np.uint8]], count: int) -> None:
+        """``count`` frames that are covered already, in one stretch. May raise StoreError."""
+        if self._holds(start, blocks):
+            self.duplicates += count
+            return
+        self._store.write(start, blocks)
+        self.rewritten += count
+        self._say("rewritten", offset=start, frames=count)
+
+    def _holds(self, start: int, blocks: list[NDArray[np.uint8]]) -> bool:
+        """Are these the bytes of the file? Those that the end cut off can't be told any more."""
+        octets = b"".join(block.data for block in blocks)
+        if self._cut is not None:
+            octets = octets[: max(0, self._cut - start)]
+        return not octets or self._store.read(start, len(octets)) == octets
 
     def _take_header(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         acks = []
@@ -246,16 +299,23 @@ class Session:
                 continue
             if not self._begun():
                 break
-            if not self._key.covers(offset, offset + length):
-                octets = data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
+            octets = data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
+            if not self._has_key(offset, octets):
                 try:
                     self._store.write_key(offset, octets)
                 except StoreError as error:
                     self._break(error)
                     break
                 self._key.add(offset, offset + length)
+                missing = offset + length - len(self._key_bytes)
+                self._key_bytes += bytes(max(0, missing))
+                self._key_bytes[offset : offset + length] = octets
             acks.append(block.seqnos[row : row + 1])
         return self._at_once(acks)
+
+    def _has_key(self, offset: int, octets: bytes) -> bool:
+        end = offset + len(octets)
+        return self._key.covers(offset, end) and self._key_bytes[offset:end] == octets
 
     def _judge(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         if self._config.strict_finish:
@@ -281,19 +341,49 @@ class Session:
         kind = int(block.types[0])
         if kind == MessageType.FINISHED:
             return block.seqnos
-        if kind == MessageType.KDH:
-            known = [
-                data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes() == self._header_bytes
+        if kind == MessageType.VMCORE:
+            which = self._known(block, data)
+        else:
+            payloads = [
+                data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
                 for row, length in enumerate(block.lengths.tolist())
             ]
-        else:
-            coverage = self.coverage if kind == MessageType.VMCORE else self._key
-            spans = zip(block.offsets.tolist(), block.lengths.tolist(), strict=True)
-            known = [coverage.covers(start, start + length) for start, length in spans]
-        which = np.array(known, np.bool_)
+            if kind == MessageType.KDH:
+                known = [octets == self._header_bytes for octets in payloads]
+            else:
+                known = list(map(self._has_key, block.offsets.tolist(), payloads))
+            which = np.array(known, np.bool_)
         self.duplicates += int(which.sum())
         self._refused["after-the-end"] += int((~which).sum())
         return block.seqnos[which]
+
+    def _known(self, block: Block, data: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which VMCORE rows say what the file has."""
+        known = self._inside(block)
+        which = np.flatnonzero(known)
+        block, data = _take(block, which), data[which]
+        offsets, lengths = block.offsets.astype(np.int64), block.lengths
+        ends = offsets + lengths
+        runs = _runs(offsets, ends)
+        while runs:
+            first, last = runs.pop()
+            start, end = int(offsets[first]), int(ends[last - 1])
+            if self.coverage.covers(start, end) and self._still_holds(
+                start, _payloads(data, lengths, first, last)
+            ):
+                continue
+            if last - first > 1:
+                runs += [(row, row + 1) for row in range(first, last)]
+            else:
+                known[which[first]] = False
+        return known
+
+    def _still_holds(self, start: int, blocks: list[NDArray[np.uint8]]) -> bool:
+        try:
+            return self._holds(start, blocks)
+        except StoreError as error:
+            self._refused[error.reason] += 1
+            return False
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -337,18 +427,27 @@ class Session:
         except StoreError as error:
             self._break(error)
             return
+        self._cut = length
+        try:
+            self._store.publish()
+        except StoreError as error:
+            # The dump is whole and has its name. Only who looks for the latest is led astray.
+            self._notes.append(f"Latest dump not marked: {error}")
         self._close(State.COMPLETE, "Dump complete")
 
     def _break(self, error: StoreError) -> None:
         self._close(State.FAILED, f"Dump unsuccessful: {error}")
 
-    def _close(self, state: State, outcome: str) -> None:
+    def _close(self, state: State, outcome: str, event: str = "") -> None:
         began = self.state is State.RECEIVING
         self.state, self.outcome = state, outcome
         if began:
             self._write_info()
-        self._store.close()
-        self._say(state.value, outcome=outcome)
+        if state is State.COMPLETE:
+            self._store.seal()  # late copies are compared with the file
+        else:
+            self._store.close()
+        self._say(event or state.value, outcome=outcome)
 
     def _write_info(self) -> bool:
         """The info file as things stand. If the disk refuses it, so it does the dump."""
@@ -417,6 +516,14 @@ def _take(block: Block, which: slice | NDArray[np.intp]) -> Block:
         aux2=block.aux2[which],
         reasons=block.reasons[which],
     )
+
+
+def _runs(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Rows [first, last) whose payloads follow each other without a gap."""
+    if not len(starts):
+        return []
+    edges = [0, *(np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist(), len(starts)]
+    return list(pairwise(edges))
 
 
 def _payloads(

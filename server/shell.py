@@ -23,7 +23,7 @@ import numpy as np
 from netdump.errors import NetdumpError
 from netdump.messages import HEADER_SIZE, HERALD_PATH_MAX
 from server.core import HeraldReply, ServerCore
-from server.packets import MAX_DATAGRAM, PASSING_ERRORS, ROWS, AckSender, Reader, make_reader
+from server.packets import MAX_DATAGRAM, OUR_ERRORS, ROWS, AckSender, Reader, make_reader
 
 #: Receive buffer of a client's socket, bytes. Default sizes hold 92 full frames: a window and a
 #: half, at which a busy disk costs a retransmission round.
@@ -32,6 +32,8 @@ _TICK: Final = 0.5
 #: Batches that one session may have before the others get their turn.
 _TURN: Final = 4
 _HERALDS_A_TURN: Final = 64
+#: Errors of one session's socket, without data in between, after which it is given up.
+MAX_COMPLAINTS: Final = 1000
 #: linux/in.h, asm-generic/socket.h; the socket module has no names for them.
 _IP_PKTINFO: Final = 8
 _SO_RCVBUFFORCE: Final = 33
@@ -64,6 +66,7 @@ class Shell:
         self._reader = reader or make_reader(max_datagram)
         self._sender = sender or AckSender()
         self._sockets: dict[int, socket.socket] = {}
+        self._complaints: dict[int, int] = {}
         self._stopping = False
         self._herald = _listen(address, port)
         self._wake_out, self._wake_in = socket.socketpair()
@@ -125,9 +128,9 @@ class Shell:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno in PASSING_ERRORS or error.errno == errno.EINTR:
-                    continue
-                raise
+                if error.errno in OUR_ERRORS:
+                    raise
+                continue
             reply = self._core.herald(client, datagram, time.monotonic())
             if reply is not None:
                 self._answer(reply, client, _asked_address(ancillary))
@@ -157,22 +160,36 @@ class Shell:
             try:
                 data, lengths = self._reader.read(sock)
             except OSError as error:
-                if error.errno in PASSING_ERRORS:
-                    return
-                raise
+                if error.errno in OUR_ERRORS:
+                    raise
+                self._complain(session_id, error)
+                return
             if not len(lengths):
                 return
+            self._complaints.pop(session_id, None)
             acks = self._core.receive(session_id, data, lengths, time.monotonic())
             self._sender.send(sock, acks)
             if len(lengths) < ROWS:
                 return
 
+    def _complain(self, session_id: int, error: OSError) -> None:
+        """Its socket erred. Once means nothing; for ever it would keep the loop from the others."""
+        count = self._complaints[session_id] = self._complaints.get(session_id, 0) + 1
+        if count >= MAX_COMPLAINTS:
+            name = errno.errorcode.get(error.errno or 0, str(error.errno))
+            self._core.abandon(session_id, f"{count} socket errors and no data, the last {name}")
+            self._drop(session_id)
+
     def _forget(self, now: float) -> None:
         for session_id in self._core.tick(now):
-            sock = self._sockets.pop(session_id, None)
-            if sock is not None:
-                self._selector.unregister(sock)
-                sock.close()
+            self._drop(session_id)
+
+    def _drop(self, session_id: int) -> None:
+        self._complaints.pop(session_id, None)
+        sock = self._sockets.pop(session_id, None)
+        if sock is not None:
+            self._selector.unregister(sock)
+            sock.close()
 
     def _drain_wakeups(self) -> None:
         try:

@@ -17,6 +17,8 @@ Rules:
 1. ``write`` returns only when every byte is with the kernel (``fsync="always"``: on the disk). What
    was acknowledged survives the server's death; by ``fsync`` also the machine's.
 2. Whatever the disk does comes out as ``StoreError``, with the place and the errno.
+3. People move files, also those of a running dump, and then a name may be another dump's. So no
+   name is used a second time unless it still leads to the file that is open here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Literal, Protocol
 
@@ -87,6 +89,14 @@ class Store(Protocol):
         """The dump is complete: cut it to ``length`` bytes and give it its final name."""
         ...
 
+    def publish(self) -> None:
+        """After ``finish``: point the ``.last`` links here. An error leaves the dump complete."""
+        ...
+
+    def seal(self) -> None:
+        """Nothing but ``read`` and ``close`` will come; never raises."""
+        ...
+
     def close(self) -> None:
         """Let go of the files; never raises."""
         ...
@@ -107,6 +117,7 @@ class FileStore:
         self._fsync = fsync
         self._core = self._info = self._key = -1
         self._number = -1
+        self._final = ""
         self._unsynced = 0
 
     # -- begin -------------------------------------------------------------------------------
@@ -143,13 +154,7 @@ class FileStore:
         cores = [self._name(kind) for kind in ("vmcore", "vmcore_encrypted")]
         names = [core + suffix for core in cores for suffix in SUFFIXES]
         names += [self._name("vmcore") + ".partial", self._name("info"), self._name("key")]
-        for name in names:
-            try:
-                os.stat(name, dir_fd=self._folder, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            return True
-        return False
+        return any(map(self._exists, names))
 
     def _read_bounds(self) -> int | None:
         try:
@@ -221,6 +226,7 @@ class FileStore:
     def write_key(self, offset: int, data: bytes) -> None:
         try:
             if self._key < 0:
+                self._require_ours(self._name("vmcore") + ".partial", self._core)
                 self._key = self._create(self._name("key"), 0o400)
             self._pwrite_all(self._key, data, offset)
         except OSError as error:
@@ -253,6 +259,7 @@ class FileStore:
 
     def finish(self, length: int | None, suffix: str, encrypted: bool) -> str:
         final = self._name("vmcore_encrypted" if encrypted else "vmcore") + suffix
+        partial = self._name("vmcore") + ".partial"
         try:
             if length is not None:
                 os.ftruncate(self._core, length)
@@ -260,19 +267,45 @@ class FileStore:
                 os.fsync(self._core)
                 if self._key >= 0:
                     os.fsync(self._key)
-            os.rename(
-                self._name("vmcore") + ".partial",
-                final,
-                src_dir_fd=self._folder,
-                dst_dir_fd=self._folder,
-            )
-            self._link(final, f"vmcore.{self._host}.last")
-            self._link(self._name("info"), f"info.{self._host}.last")
-            if self._fsync != "none":
-                os.fsync(self._folder)
+            self._require_ours(partial, self._core)
+            if self._exists(final):
+                raise OSError(errno.EEXIST, "somebody put another file there")
+            os.rename(partial, final, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except OSError as error:
             raise StoreError(f"can't finish {final}", error_code(error)) from error
+        self._final = final
         return final
+
+    def publish(self) -> None:
+        failed = []
+        for kind, target, fd in (
+            ("vmcore", self._final, self._core),
+            ("info", self._name("info"), self._info),
+        ):
+            link = f"{kind}.{self._host}.last"
+            try:
+                self._require_ours(target, fd)
+                self._link(target, link)
+            except OSError as error:
+                failed.append(StoreError(f"can't point {link} to {target}", error_code(error)))
+            except StoreError as error:
+                failed.append(error)
+        if self._fsync != "none":
+            try:
+                os.fsync(self._folder)
+            except OSError as error:
+                failed.append(StoreError("can't fsync the dump folder", error_code(error)))
+        if failed:
+            raise failed[0]
+
+    def _require_ours(self, name: str, fd: int) -> None:
+        """Does the name lead to the open file? StoreError if not, OSError as ``stat``'s."""
+        try:
+            found = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise StoreError(f"{name} was moved or removed", errno.ENOENT) from error
+        if not os.path.samestat(found, os.fstat(fd)):
+            raise StoreError(f"{name} was moved, another file has its name now", errno.EEXIST)
 
     def _link(self, target: str, name: str) -> None:
         """Point a symbolic link elsewhere; there is no moment without it."""
@@ -280,21 +313,34 @@ class FileStore:
         with suppress(FileNotFoundError):
             os.unlink(new, dir_fd=self._folder)
         os.symlink(target, new, dir_fd=self._folder)
-        os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        try:
+            os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=self._folder)
+            raise
+
+    def seal(self) -> None:
+        fds = (self._info, self._key, self._folder)
+        self._info = self._key = self._folder = -1
+        _close(fds)
 
     def close(self) -> None:
-        fds = (self._core, self._info, self._key, self._folder)
-        self._core = self._info = self._key = self._folder = -1
-        for fd in fds:
-            if fd >= 0:
-                # The kernel may report a late write error here; the fd is gone all the same.
-                with suppress(OSError):
-                    os.close(fd)
+        self.seal()
+        fds, self._core = (self._core,), -1
+        _close(fds)
 
     # -- names -------------------------------------------------------------------------------
 
     def _name(self, kind: str) -> str:
         return f"{kind}.{self._host}.{self._number}"
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _create(self, name: str, mode: int) -> int:
         return os.open(name, _NEW_FILE, mode, dir_fd=self._folder)
@@ -303,6 +349,14 @@ class FileStore:
 def error_code(error: OSError) -> int:
     """Its errno; EIO for one that has none."""
     return error.errno or errno.EIO
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        if fd >= 0:
+            # The kernel may report a late write error here; the fd is gone all the same.
+            with suppress(OSError):
+                os.close(fd)
 
 
 def _behind(views: list[memoryview], count: int) -> list[memoryview]:

@@ -253,12 +253,27 @@ def test_everything_twice_changes_nothing_also_after_the_end(rig: Rig) -> None:
     assert rig.read(FINAL) == IMAGE
 
 
-def test_a_copy_with_other_bytes_does_not_replace_what_was_acknowledged(rig: Rig) -> None:
+def test_of_two_copies_with_different_bytes_the_last_is_kept(rig: Rig) -> None:
     session = rig.open()
     rig.say(session, *frames(IMAGE, 2), kdh(900, HEADER))
-    rig.say(session, vmcore(2, 0, b"!" * 1448))
+    assert rig.say(session, vmcore(2, 0, b"!" * 1448)) == [2]
+    assert "rewritten" in rig.events
+    assert rig.core.sessions[session].rewritten == 1
     assert rig.say(session, finished(901)) == [901]
+    assert rig.read(FINAL) == b"!" * 1448 + IMAGE[1448:]
+
+
+def test_after_the_end_a_copy_with_different_bytes_gets_silence(rig: Rig) -> None:
+    session = rig.open()
+    parts = frames(IMAGE, 2)
+    assert rig.dump(session, IMAGE, HEADER, 2)
+    other = vmcore(4, 2896, b"!" * 1448)
+    copies = [*parts[:2], other, *parts[3:9]]
+    assert rig.say(session, *copies) == [2, 3, *range(5, 11)]
+    assert rig.core.refused["after-the-end"] == 1
     assert rig.read(FINAL) == IMAGE
+    beyond = [vmcore(5, offset, b"x" * 9) for offset in (len(IMAGE) - 8, 1 << 63, (1 << 64) - 9)]
+    assert rig.say(session, *beyond) == []
 
 
 def test_a_second_different_header_is_refused(rig: Rig) -> None:
@@ -311,13 +326,12 @@ def test_a_machine_that_boots_and_dies_again_ends_its_first_dump(rig: Rig) -> No
 
 
 def test_heralds_of_one_address_are_bounded(rig: Rig) -> None:
-    replies = [rig.core.herald(CLIENT, herald(seqno), rig.now) for seqno in range(100, 200)]
-    assert sum(reply is not None for reply in replies) == 4
-    assert rig.core.refused["too-many-offers"] == 96
-    rig.now = 20.0  # past any client's patience: old offers make room
-    assert rig.core.herald(CLIENT, herald(300), rig.now) is not None
-    assert len(rig.core.tick(rig.now)) == 1
-    assert len(rig.core.sessions) == 4
+    for seqno in range(100, 200):
+        rig.open(seqno)
+    assert [session.seqno for session in rig.core.sessions.values()] == [196, 197, 198, 199]
+    assert len(rig.core.tick(rig.now)) == 96
+    assert not rig.core.refused
+    assert "incomplete" not in rig.events  # a forger fills no log
 
 
 # -- bounds ----------------------------------------------------------------------------------------
@@ -327,15 +341,14 @@ def test_sessions_are_bounded_and_running_dumps_are_never_evicted(tmp_path: Path
     rig = Rig(tmp_path, max_clients=3)
     running = rig.open()
     rig.say(running, *frames(IMAGE, 2))
-    for last in (3, 4):
-        rig.open(KERNEL, (f"198.18.0.{last}", 20024))
-    assert rig.core.herald(("198.18.0.5", 20024), herald(), rig.now) is None
+    others = [rig.open(DRAWN, (f"198.18.0.{last}", 20024)) for last in (3, 4)]
+    third = rig.open(DRAWN, ("198.18.0.5", 20024))
+    assert rig.core.tick(rig.now) == others[:1]
+    assert set(rig.core.sessions) == {running, others[1], third}
+    for session in (others[1], third):
+        rig.say(session, frames(IMAGE, 2)[0])
+    assert rig.core.herald(("198.18.0.6", 20024), herald(), rig.now) is None
     assert rig.core.refused["too-many-clients"] == 1
-    rig.now = 30.0
-    rig.open(KERNEL, ("198.18.0.5", 20024))
-    assert len(rig.core.tick(rig.now)) == 1
-    assert running in rig.core.sessions
-    assert len(rig.core.sessions) == 3
 
 
 @pytest.mark.parametrize("offset", [1 << 20, (1 << 20) - 1447, 1 << 42, 1 << 63, (1 << 64) - 1448])

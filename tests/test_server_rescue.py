@@ -238,7 +238,7 @@ def test_a_whole_dump_through_loss_is_exact_with_the_rescue_and_not_without(
         assert rig.read(f"vmcore.{HOST}.0") == image
 
 
-DECIDABLE = [1448, 1447, 1400, 1076 - 52 + 1, 1472, 1000, 2048, 4096]
+DECIDABLE = [1448, 1447, 1400, 1076 - 52 + 1, 1480, 1000, 2048, 4096]
 losses = st.sets(
     st.tuples(st.sampled_from(["data", "ack"]), st.integers(0, 70), st.integers(0, 9)), max_size=250
 )
@@ -286,7 +286,7 @@ def test_no_loss_pattern_leaves_a_hole_or_a_deadlock(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    payload=st.sampled_from([1024, 1280, 1408, 1536, 1792]),
+    payload=st.sampled_from([1024, 1280, 1408, 1472, 1536, 1792]),
     blocks=st.lists(st.integers(1, 16), min_size=1, max_size=3),
     pattern=losses,
     batch=st.integers(1, 64),

@@ -19,7 +19,7 @@ import pytest
 from netdump.kdh import KernelDumpHeader
 from netdump.messages import pack_acks
 from server.packets import AckSender, BatchReader, LoopReader, Reader
-from tests.server_rig import finished, frames, herald, image_of, kdh, seqnos
+from tests.server_rig import finished, frames, herald, image_of, kdh, seqnos, vmcore
 
 ROOT = Path(__file__).parent.parent
 IMAGE = image_of(4 * 65536 + 8192)
@@ -203,8 +203,8 @@ def test_the_hold_time_ends_and_the_socket_goes(tmp_path: Path) -> None:
     with serving(tmp_path, "--hold", "0.3") as process, Client(process.address) as client:
         before = process.sockets()
         client.herald()
-        client.send(kdh(2, KernelDumpHeader(dumplength=0)), finished(3))
-        assert client.acks(2) == [2, 3]
+        client.send(vmcore(2, 0, bytes(512)), kdh(3, KernelDumpHeader(dumplength=512)), finished(4))
+        assert client.acks(3) == [2, 3, 4]
         assert process.sockets() == before + 1
         events = ["begin", "complete"]
         assert client.silence(1.2)
