@@ -9,7 +9,8 @@ BENCH    := $(VENV)/bin/python -m bench
 SETUP    := scripts/make-venv $(VENV)
 INPUTS   := pyproject.toml constraints.txt scripts/make-venv
 
-export PYTHON
+# What the user wrote reaches the commands through the environment: no quote in it is the shell's.
+export PYTHON NAME TIER SEED PROFILE
 
 .DEFAULT_GOAL := help
 .PHONY: help scenario list doctor test lint bench serve clean
@@ -33,11 +34,11 @@ $(VENV)/.ready-dev: $(INPUTS)
 	@$(SETUP) dev
 
 scenario: $(VENV)/.ready
-	@if [ -z '$(NAME)' ]; then \
+	@if [ -z "$$NAME" ]; then \
 	    echo 'which one? make scenario NAME=...' >&2; $(BENCH) list >&2; exit 2; \
 	fi; \
-	$(BENCH) run '$(NAME)' $(if $(TIER),--tier '$(TIER)') $(if $(SEED),--seed '$(SEED)') \
-	    $(if $(PROFILE),--profile '$(PROFILE)')
+	$(BENCH) run $${TIER:+--tier "$$TIER"} $${SEED:+--seed "$$SEED"} \
+	    $${PROFILE:+--profile "$$PROFILE"} -- "$$NAME"
 
 list doctor: $(VENV)/.ready
 	@$(BENCH) $@

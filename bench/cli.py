@@ -1,15 +1,17 @@
 """``netdump-bench``: play a scenario and print its verdict.
 
 Exit status: 0 all went as expected; 1 it did not; 2 bad input; 3 this machine lacks what was
-demanded; 130 interrupted. What the user did wrong, or the machine lacks, is one line on stderr;
-only a defect of the bench shows a traceback. With --json stdout carries one JSON document and
-nothing else, on failure ``{"error": ..., "status": ...}``.
+demanded; 128 and the signal's number for SIGINT (130), SIGTERM and SIGHUP. What the user did wrong,
+or the machine lacks, is one line on stderr; only a defect of the bench shows a traceback. With
+--json stdout carries one JSON document and nothing else, on failure ``{"error": ..., "status":
+...}``. A reader who leaves early (``| head``) changes no exit status.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -17,15 +19,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bench import doctor
-from bench.errors import BadInput, BenchError
-from bench.play import play, replay
+from bench.errors import BadInput, BenchError, MachineLacks
+from bench.play import MAX_SEED, play, replay
 from bench.progress import Progress, make_progress
 from bench.report import WIDTH, print_verdict
 from bench.scenario import (
@@ -41,17 +43,23 @@ from bench.verdict import to_text
 PROGRAM: Final = "netdump-bench"
 DEFAULT_SEED: Final = 1
 DEFAULT_RUNS: Final = "runs"
-INTERRUPTED: Final = 130
-TERMINATED: Final = 143
-_MAX_SEED: Final = (1 << 63) - 1
+INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: cleaned up after like Ctrl-C."""
+    """SIGTERM, or SIGHUP as the terminal closes: cleaned up after like Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the whole usage above it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # No abbreviations: what was meant by --js is known only after a mistake was to be told.
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (`{self.prog} --help` tells more)")
@@ -65,43 +73,76 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign still gets a line
     try:
-        with _sigterm_interrupts():
+        with _stops_interrupt():
+            _check_current_folder()
             arguments = _parser().parse_args(words)
             run: Callable[[argparse.Namespace, list[str]], int] = arguments.run
             return run(arguments, words)
     except BenchError as error:
         return _fail(str(error), error.status, as_json)
-    except BrokenPipeError:
-        # The reader left (`| head`): nobody to complain to, and the interpreter must not try.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        message = f"{error.strerror}: allow more of them (ulimit -n)"
+        return _fail(message, MachineLacks.status, as_json)
     except KeyboardInterrupt as stop:
-        how = "terminated" if isinstance(stop, _Terminated) else "interrupted"
-        status = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
-        return _fail(f"{how}; the unfinished run was removed", status, as_json)
+        if isinstance(stop, _Terminated):
+            return _fail("terminated; nothing was left behind", stop.status, as_json)
+        return _fail("interrupted; nothing was left behind", INTERRUPTED, as_json)
 
 
 def _fail(message: str, status: int, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": message, "status": status}))
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+        with contextlib.suppress(BadInput), _printing():
+            print(json.dumps({"error": message, "status": status}))
+    with contextlib.suppress(OSError):  # a stderr that takes nothing: the status must do
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
     return status
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise _Terminated
-
+def _printing() -> Iterator[None]:
+    """Print in here. Whoever has read enough may leave; a full disk is the user's to mend."""
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still in the buffer must not fail once more when the interpreter ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise BadInput(f"can't write to standard output: {error.strerror}") from None
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise BadInput(f"the current folder: {error.strerror}; cd to one that exists") from None
+
+
+@contextlib.contextmanager
+def _stops_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does; what is ignored (nohup) stays ignored."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise _Terminated(number)
+
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+    ]
+    try:
+        before = {number: signal.signal(number, stop) for number in numbers}
     except ValueError:  # not the main thread: somebody else's process, somebody else's signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- the options ----------------------------------------------------------------------------------
@@ -112,9 +153,15 @@ def _seed(text: str) -> int:
         seed = int(text, 0)
     except ValueError:
         seed = -1
-    if not 0 <= seed <= _MAX_SEED:
+    if not 0 <= seed <= MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a seed: a whole number from 0 to 2^63-1")
     return seed
+
+
+def _folder(text: str) -> Path:
+    if not text:  # a shell variable that was never set
+        raise argparse.ArgumentTypeError("is empty: name a folder")
+    return Path(text)
 
 
 def _parser() -> _Parser:
@@ -144,7 +191,7 @@ def _parser() -> _Parser:
     examine.set_defaults(run=_doctor)
 
     replay = commands.add_parser("replay", help="play a run again, and compare")
-    replay.add_argument("folder", metavar="RUN_FOLDER", type=Path)
+    replay.add_argument("folder", metavar="RUN_FOLDER", type=_folder)
     _output_options(replay, runs_default=None)
     replay.set_defaults(run=_replay)
 
@@ -157,7 +204,7 @@ def _output_options(parser: _Parser, runs_default: str | None = DEFAULT_RUNS) ->
     where = f"./{runs_default}" if runs_default else "where RUN_FOLDER is"
     parser.add_argument(
         "--runs",
-        type=Path,
+        type=_folder,
         default=Path(runs_default) if runs_default else None,
         metavar="DIR",
         help=f"where run folders go (default {where})",
@@ -209,10 +256,11 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
             progress=progress,
             before_tap=lambda: _restart_as_namespace_root(words),
         )
-    if arguments.json:
-        sys.stdout.write(to_text(result.as_json()))
-    else:
-        print_verdict(result, _console())
+    with _printing():
+        if arguments.json:
+            sys.stdout.write(to_text(result.as_json()))
+        else:
+            print_verdict(result, _console())
     return 0 if result.passed else 1
 
 
@@ -224,12 +272,13 @@ def _replay(arguments: argparse.Namespace, words: list[str]) -> int:
             progress=progress,
             before_tap=lambda: _restart_as_namespace_root(words),
         )
-    if arguments.json:
-        sys.stdout.write(to_text(found.as_json()))
-    else:
-        console = _console()
-        print_verdict(found.result, console)
-        console.print(Text(f"{found}"), soft_wrap=True)
+    with _printing():
+        if arguments.json:
+            sys.stdout.write(to_text(found.as_json()))
+        else:
+            console = _console()
+            print_verdict(found.result, console)
+            console.print(Text(f"{found}"), soft_wrap=True)
     return 0 if found.same else 1
 
 
@@ -252,9 +301,16 @@ def _restart_as_namespace_root(words: list[str]) -> None:
         os.execvp(command[0], command)
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to ``_printing``; rich's own exits with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console() -> Console:
     """As wide as the terminal, and the verdict's own width elsewhere."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    return _Console() if sys.stdout.isatty() else _Console(width=WIDTH)
 
 
 # --- list and doctor ------------------------------------------------------------------------------
@@ -273,21 +329,24 @@ def _list(arguments: argparse.Namespace, _words: list[str]) -> int:
             }
             for scenario in scenarios
         ]
-        sys.stdout.write(to_text({"scenarios": rows}))
+        with _printing():
+            sys.stdout.write(to_text({"scenarios": rows}))
         return 0
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for scenario in scenarios:
         table.add_row(scenario.name, Text(f"{scenario.title} ({', '.join(scenario.tiers)})"))
-    _console().print(table)
+    with _printing():
+        _console().print(table)
     return 0
 
 
 def _doctor(arguments: argparse.Namespace, _words: list[str]) -> int:
     findings = doctor.examine()
-    if arguments.json:
-        sys.stdout.write(to_text(doctor.as_json(findings)))
-    else:
-        doctor.print_findings(findings, _console())
+    with _printing():
+        if arguments.json:
+            sys.stdout.write(to_text(doctor.as_json(findings)))
+        else:
+            doctor.print_findings(findings, _console())
     return 0 if doctor.healthy(findings) else 3

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.errors import BadInput
+from bench.errors import BadInput, MachineLacks
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -32,6 +32,19 @@ from bench.runs import (
 from bench.scenario import Scenario, only_profile, parse_scenario
 from bench.tiers import Choice, choose_tier, wants_tap
 from bench.verdict import RunResult, to_text
+
+MAX_SEED: Final = (1 << 63) - 1
+
+#: What a verdict must be like to be replayed; its scenario and seed become a folder's name.
+_SOUND: Final[dict[str, Callable[[Any], bool]]] = {
+    "scenario": lambda name: (
+        isinstance(name, str) and name not in ("", ".", "..") and "/" not in name
+    ),
+    "tier": lambda tier: isinstance(tier, str),
+    "seed": lambda seed: type(seed) is int and 0 <= seed <= MAX_SEED,
+    "only_profile": lambda name: name is None or isinstance(name, str),
+    "cases": lambda cases: isinstance(cases, list) and all(isinstance(c, dict) for c in cases),
+}
 
 _SCRIPT: Final = """\
 #!/bin/sh
@@ -53,7 +66,7 @@ def play(
     if wants_tap(scenario, tier):
         before_tap()
     choice = choose_tier(scenario, tier)
-    with RunFolder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
+    with _run_folder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
         result = _run(scenario, choice, seed, folder, progress)
         _keep(folder, scenario, result)
     return result
@@ -105,7 +118,8 @@ def replay(
     try:
         text = (folder / SCENARIO).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{folder} is no run folder: {folder / SCENARIO}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"{folder} is no run folder: {folder / SCENARIO}: {why}") from None
     scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO))
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
@@ -114,7 +128,7 @@ def replay(
         before_tap()
     choice = choose_tier(scenario, tier)
     runs = runs or folder.absolute().parent
-    with RunFolder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
+    with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
         result = _run(scenario, Choice(tier, choice.why), seed, again, progress)
         outcome_same = _outcomes(result.as_json()) == _outcomes(verdict)
         files = _same_files(folder, again.path) if tier == "sim" else {}
@@ -123,12 +137,25 @@ def replay(
     return Replay(folder, result, outcome_same, files)
 
 
+def _run_folder(runs: Path, stem: str) -> RunFolder:
+    """A folder for this run; what was cleared away for it is said."""
+    folder = RunFolder(runs, stem)
+    for path in folder.cleared:
+        print(f"netdump-bench: removed {path}, left by a run that was killed", file=sys.stderr)
+    return folder
+
+
 def _run(
     scenario: Scenario, choice: Choice, seed: int, folder: RunFolder, progress: Progress
 ) -> RunResult:
     from bench.runner import run_scenario
+    from bench.servers.process import ServerLaunchFailure
+    from bench.wire.contracts import WireError
 
-    with _disk_trouble_in(folder.path.parent):
+    with (
+        _disk_trouble_in(folder.path.parent),
+        _lacking(choice.tier, WireError, ServerLaunchFailure, MemoryError),
+    ):
         result = run_scenario(
             scenario,
             tier=choice.tier,
@@ -152,7 +179,9 @@ def _keep(folder: RunFolder, scenario: Scenario, result: RunResult) -> None:
         (folder.path / SCENARIO).write_text(scenario.text, encoding="utf-8")
         script = folder.path / REPLAY
         program = os.path.abspath(shutil.which(_program()) or _program())
-        script.write_text(_SCRIPT.format(program=shlex.quote(program)))
+        # A path is bytes: what no locale can read is written as it came.
+        text = _SCRIPT.format(program=shlex.quote(program))
+        script.write_text(text, encoding="utf-8", errors="surrogateescape")
         script.chmod(0o755)
         folder.keep()
 
@@ -177,19 +206,27 @@ def _disk_trouble_in(folder: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _lacking(tier: str, *errors: type[Exception]) -> Iterator[None]:
+    """What the machine did not give in mid-run is no defect of ours either. The last line tells."""
+    try:
+        yield
+    except errors as error:
+        lines = str(error).strip().splitlines() or ["out of memory; ask for less in the scenario"]
+        raise MachineLacks(f"tier {tier} broke down: {lines[-1]}") from error
+
+
 def _read_verdict(folder: Path) -> dict[str, Any]:
     path = folder / VERDICT
     try:
-        verdict = json.loads(path.read_bytes())
+        verdict: dict[str, Any] = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInput(f"{folder} is no run folder: {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not the JSON that `run` wrote: {error}") from None
-    kinds = {"scenario": str, "tier": str, "seed": int, "cases": list}
-    if not isinstance(verdict, dict) or not all(
-        isinstance(verdict.get(key), kind) for key, kind in kinds.items()
-    ):
-        raise BadInput(f"{path}: lacks one of {', '.join(kinds)}: not a verdict that `run` wrote")
+    for key, sound in _SOUND.items():
+        if not isinstance(verdict, dict) or not sound(verdict.get(key)):
+            raise BadInput(f"{path}: {key} is not as `run` writes it; play the scenario again")
     return verdict
 
 

@@ -15,6 +15,7 @@ import gc
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -63,21 +64,31 @@ def run_scenario(
     """Play all runs; what they leave is in ``run_folder``, which exists."""
     result = RunResult(scenario.name, tier, why_this_tier, seed)
     with Stages(tier) as stages:
-        runs = [run for case in expand_cases(scenario) for run in _every(case, seed, run_folder)]
+        runs: list[ResolvedCase] = []
+        for case in expand_cases(scenario):
+            with _impossible(scenario, case):
+                runs += _every(case, seed, run_folder)
         progress.cases(len(runs))
         held = 0
         for run in runs:
             folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
             folder.mkdir(parents=True, exist_ok=True)
-            try:
+            with _impossible(scenario, run):
                 result.cases.append(_run(run, seed, folder, stages, progress))
-            except (NoSuchStep, OutOfMemory) as error:
-                raise BadInput(f"{scenario.file}: case {run.group}: {error}") from None
             held += run.machine.memory
             if held >= _COLLECT_AT:
                 gc.collect()
                 held = 0
     return result
+
+
+@contextmanager
+def _impossible(scenario: Scenario, case: ResolvedCase) -> Iterator[None]:
+    """What turns out to be impossible only when it is tried is bad input all the same."""
+    try:
+        yield
+    except (NoSuchStep, OutOfMemory) as error:
+        raise BadInput(f"{scenario.file}: case {case.group}: {error}") from None
 
 
 def _every(case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:

@@ -6,8 +6,8 @@
 
 A run is made in ``.partial-...`` and gets its name by one rename at the end, so a folder with a
 proper name is whole. A partial folder is locked (flock) while its run lives; one that nobody holds
-was left by a run that was killed, and the next run of that name clears it away. There is no clock
-in the name: a counter tells runs apart.
+was left by a run that was killed, and the next run in ``runs``, whatever its name, clears it away.
+There is no clock in the name: a counter tells runs apart.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _PARTIAL: Final = ".partial-"
 
 #: What the disk or the folder may say that is not our mistake.
 _NOT_OURS: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+    {errno.EACCES, errno.EPERM, errno.ENOTDIR}
     | {errno.EIO, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT}
 )
 
 
 def is_output_trouble(error: OSError, folder: Path) -> bool:
     """Whether an error is about the output folder: its disk, its rights, or its path."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         return True
     name = error.filename
     if error.errno not in _NOT_OURS or not isinstance(name, str | os.PathLike):
@@ -59,6 +59,8 @@ class RunFolder:
         self._lock = -1
         try:
             runs.mkdir(parents=True, exist_ok=True)
+            self.cleared = _clear_dead(runs)
+            """Partial folders of killed runs that are gone now."""
             for number in count(1):
                 self.final = runs / f"{stem}-{number}"
                 self.path = runs / f"{_PARTIAL}{stem}-{number}"
@@ -68,25 +70,18 @@ class RunFolder:
             raise output_trouble(error, runs) from None
 
     def _take(self) -> bool:
-        """Make the partial folder ours; what a killed run left in it goes."""
-        with contextlib.suppress(FileExistsError):
-            self.path.mkdir()
+        """Make the partial folder, and make it ours."""
         try:
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between two of our steps another run may have finished under this number.
-            ours = os.path.samestat(os.fstat(self._lock), self.path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if ours:
-            for entry in self.path.iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-            if not self.final.exists():
-                return True
-            self.path.rmdir()
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        self._lock = _lock(self.path)
+        if self._lock < 0:  # taken for a dead run's, in this very moment: the next number, then
+            return False
+        if not self.final.exists():
+            return True
+        # Between two of our steps another run has finished under this number.
+        self.path.rmdir()
         self._unlock()
         return False
 
@@ -113,3 +108,39 @@ class RunFolder:
         if self._lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             self._unlock()
+
+
+def _lock(path: Path) -> int:
+    """The descriptor of a folder that nobody else holds, or -1."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Until it was locked it could be renamed, or removed.
+        if os.path.samestat(os.fstat(fd), path.stat()):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return -1
+
+
+def _clear_dead(runs: Path) -> list[Path]:
+    """Remove the partial folders whose runs are dead. What is not ours to remove stays."""
+    cleared = []
+    for path in sorted(runs.glob(f"{_PARTIAL}*")):
+        with contextlib.suppress(OSError):
+            fd = _lock(path)
+            if fd < 0:
+                continue
+            try:
+                shutil.rmtree(path)
+                cleared.append(path)
+            finally:
+                os.close(fd)
+    return cleared

@@ -154,7 +154,7 @@ def test_interrupted_in_mid_run_nothing_is_left_behind(
     assert run(tmp_path) == 130
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "netdump-bench: interrupted; the unfinished run was removed"
+        "netdump-bench: interrupted; nothing was left behind"
     )
 
 

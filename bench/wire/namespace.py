@@ -90,7 +90,7 @@ def _enter_new() -> int:
         number = ctypes.get_errno()
         raise NamespaceError(
             f"unshare(CLONE_NEWNET): {os.strerror(number)} (uid {os.geteuid()}); "
-            "be root, or run under: unshare --user --map-root-user --net"
+            "be root, or allow user namespaces (`netdump-bench doctor` tells how)"
         )
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     # No router solicitations, no MLD reports. A read-only /proc/sys costs some noise, not more.

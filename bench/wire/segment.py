@@ -50,14 +50,22 @@ class Segment:
     name: str = "tap0"
 
 
-def open_tap(name: str) -> int:
+def open_tun() -> int:
     try:
-        fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise TapError(
+            f"{TUN_DEVICE}: {error.strerror}; be root, or as root: chmod 666 {TUN_DEVICE}"
+        ) from error
     except OSError as error:
         raise TapError(
             f"{TUN_DEVICE}: {error.strerror}; load the tun module, and in a container give it the "
             f"device (docker: --device {TUN_DEVICE} --cap-add NET_ADMIN)"
         ) from error
+
+
+def open_tap(name: str) -> int:
+    fd = open_tun()
     try:
         request = struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
         fcntl.ioctl(fd, TUNSETIFF, request)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.clock import Clock, RealClock
 from bench.wire.contracts import MINIMUM_FRAME, Capability, WireError
 from bench.wire.namespace import NetNamespace
-from bench.wire.segment import Segment, TapError, configure, offer_super_frames, open_tap
+from bench.wire.segment import Segment, TapError, configure, offer_super_frames, open_tap, open_tun
 from bench.wire.superframe import (
     MAX_PACKET,
     VNET_DTYPE,
@@ -200,6 +200,7 @@ def _pad(frames: Frames) -> Frames:
 def can_tap() -> Capability:
     """Try it: a namespace, a TAP in it, an address, and a datagram through it."""
     try:
+        os.close(open_tun())  # first: who lacks this is not helped by a namespace
         with NetNamespace() as namespace:
             wire = TapWire.open(namespace, Segment(), RealClock())
             try:
@@ -207,7 +208,10 @@ def can_tap() -> Capability:
             finally:
                 wire.close()
     except (WireError, OSError) as error:
-        return Capability(False, str(error), "be root with /dev/net/tun, or allow user namespaces")
+        # A wire's errors say what, and after a semicolon what to do.
+        why, _, cure = str(error).partition("; ")
+        cure = cure or "be root with /dev/net/tun, or allow user namespaces"
+        return Capability(False, why, cure)
     return Capability(True, "made a namespace with a TAP in it, and heard a datagram through it")
 
 
