@@ -80,7 +80,7 @@ def test_a_run_leaves_a_folder_with_its_verdict_its_story_and_its_replay(
     folder = tmp_path / "clean-dump-sim-seed7-1"
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict["run_folder"] == str(folder)
-    assert verdict["replay"] == f"netdump-bench replay {folder}"
+    assert verdict["replay"].endswith(f"netdump-bench replay {folder}")
     assert (folder / "scenario.toml").read_text() == load_scenario("clean-dump").text
     assert (folder / "replay").stat().st_mode & 0o111
     assert runner["seed"] == 7
