@@ -10,14 +10,6 @@ fragments, no VLAN, no IPv6. Short frames are padded by the NIC, not here.
                             +10 checksum        +2 destination port
                             +12 from, +16 to    +4 length, +6 checksum
 
-The Internet checksum (RFC 1071) is ones' complement addition of big-endian 16-bit words, which is
-addition modulo 0xffff. From that comes all that makes a batch cheap:
-
-* Sums of parts add up; a part that starts at an odd place counts times 256, for 256 x 256 = 1.
-* For the same reason the words may be read in the order that suits the machine, and the sum
-  multiplied by 256 at the end.
-* A frame is right when its sum, checksum and all, is 0 modulo 0xffff.
-
 A payload lies in the dumping machine's memory and is only summed, never copied into a frame:
 ``udp_headers`` makes the headers alone, and the NIC's DMA joins them.
 
@@ -36,6 +28,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump.checksum import ONES, SWAP, head_sums, ones_sum, row_sums
 from netdump.errors import LocalError
 from netdump.messages import count_reasons
 
@@ -55,96 +48,9 @@ DEFAULT_TTL = 255
 _DONT_FRAGMENT = 0x4000
 _FRAGMENT_BITS = 0x3FFF  # more fragments, and the offset
 _IP_MAX = 0xFFFF
-_FRAGMENT_MAX = 2 * 0xFFFF  # so many words can't overflow a 32-bit sum
-_ONES = 0xFFFF
-_SWAP = 256
 
 _TEMPLATE = struct.Struct(">6s6sHBBHHHBBH4s4sHHHH")
 assert _TEMPLATE.size == HEADERS_SIZE
-
-
-# --- the Internet checksum ------------------------------------------------------------------------
-
-
-def ones_sum(data: bytes) -> int:
-    """The sum of ``data``'s big-endian 16-bit words modulo 0xffff; an odd last octet is a high one.
-
-    Words of 16 bits are the digits of a number in base 65536, and 65536 is 1 modulo 0xffff.
-    """
-    return int.from_bytes(data + b"\0" * (len(data) % 2), "big") % _ONES
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum of ``data`` (RFC 1071), 0..0xffff."""
-    return (_ONES - ones_sum(data)) % _ONES if any(data) else _ONES
-
-
-def payload_sums(
-    buffer: NDArray[np.uint8], addresses: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The ones' complement sum of each fragment of ``buffer``: int64 (n,), 0..0xfffe.
-
-    ``buffer`` is uint8, flat and contiguous; ``addresses`` index it, ``lengths`` are octets (0 is
-    allowed, wherever its address points). Any address and length will do; fragments of one length
-    cost some 0.2 us for 1448 octets, and each further length costs numpy's overhead once more.
-    Raises LocalError for a fragment that is not inside the buffer.
-    """
-    sums = np.zeros(len(lengths), np.int64)
-    for length in sorted(set(lengths.tolist()) - {0}):
-        which = lengths == length
-        if which.all():
-            return _equal_sums(buffer, addresses, length)
-        sums[which] = _equal_sums(buffer, addresses[which], length)
-    return sums
-
-
-def row_sums(
-    data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The ones' complement sum of a stretch of each row of ``data``, uint8 (n, stride)."""
-    count, stride = data.shape
-    flat = np.ascontiguousarray(data).reshape(-1)
-    return payload_sums(flat, np.arange(count, dtype=np.int64) * stride + starts, lengths)
-
-
-def _equal_sums(
-    buffer: NDArray[np.uint8], addresses: NDArray[np.int64], length: int
-) -> NDArray[np.int64]:
-    first, last = int(addresses.min()), int(addresses.max())
-    if not 0 <= length <= _FRAGMENT_MAX or first < 0 or last + length > buffer.size:
-        raise LocalError(
-            f"fragments of {length} octets at {first:#x}..{last:#x} are not inside the buffer of "
-            f"{buffer.size:#x} octets, or longer than {_FRAGMENT_MAX}: give addresses within it"
-        )
-    words = length // 2
-    if words:
-        # Row a of `everywhere` is what lies at address a; the rows overlap, nothing is copied.
-        shape = (buffer.size - 2 * words + 1, words)
-        everywhere = np.ndarray(shape, "<u2", buffer, 0, (1, 2))
-        sums = everywhere[addresses].sum(axis=1, dtype=np.uint32).astype(np.int64)
-    else:
-        sums = np.zeros(len(addresses), np.int64)
-    if length % 2:
-        sums += buffer[addresses + (length - 1)]
-    swapped: NDArray[np.int64] = sums % _ONES * _SWAP % _ONES
-    return swapped
-
-
-def _head_sums(heads: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The sum of each short row, not yet modulo 0xffff: int64 (n,).
-
-    A product with octet weights in float32, which is exact below 2**24 and much faster than adding
-    up a few words a row.
-    """
-    return (heads.astype(np.float32) @ _weights(heads.shape[1])).astype(np.int64)
-
-
-@lru_cache(maxsize=64)
-def _weights(width: int) -> NDArray[np.float32]:
-    """What each octet counts for: high, low, high, ..."""
-    if width > 512:
-        raise LocalError(f"header of {width} octets: at most 512, or the float sum is not exact")
-    return np.where(np.arange(width) % 2, 1, _SWAP).astype(np.float32)
 
 
 # --- transmission ---------------------------------------------------------------------------------
@@ -196,14 +102,14 @@ def udp_headers(
 
     ip_lengths = udp_lengths + IP_SIZE
     # The header is never all zeros, so its sum's complement is never 0xffff but 0.
-    ip_checksums = (_ONES - (ip_sum + ip_lengths) % _ONES) % _ONES
-    after = payload_sums if width % 2 == 0 else payload_sums * _SWAP
+    ip_checksums = (ONES - (ip_sum + ip_lengths) % ONES) % ONES
+    after = payload_sums if width % 2 == 0 else payload_sums * SWAP
     # The UDP length counts twice: in the header and in the pseudo-header.
-    total = _head_sums(app_headers) + after + (udp_sum + 2 * udp_lengths)
+    total = head_sums(app_headers) + after + (udp_sum + 2 * udp_lengths)
     _column(rows, 16)[:] = ip_lengths
     _column(rows, 24)[:] = ip_checksums
     _column(rows, 38)[:] = udp_lengths
-    _column(rows, 40)[:] = _ONES - total % _ONES  # 1..0xffff: never "no checksum"
+    _column(rows, 40)[:] = ONES - total % ONES  # 1..0xffff: never "no checksum"
     return rows
 
 
@@ -384,12 +290,12 @@ def classify_and_validate(
     if checks.reject_options:
         holds[_Test.IP_OPTIONS] = header_length > IP_SIZE
     if checks.ip_checksum:
-        sums = _head_sums(head[:, ETHERNET_SIZE:_UDP_AT])
+        sums = head_sums(head[:, ETHERNET_SIZE:_UDP_AT])
         if not checks.reject_options:
             alive = ~holds[: _Test.IP_CHECKSUM].any(axis=0)
             starts = np.full(count, _UDP_AT, np.int64)
             sums += row_sums(data, starts, (header_length - IP_SIZE) * alive)
-        holds[_Test.IP_CHECKSUM] = sums % _ONES != 0
+        holds[_Test.IP_CHECKSUM] = sums % ONES != 0
     holds[_Test.IP_LENGTH] = (ip_room < 0) | (ip_length > lengths - ETHERNET_SIZE)
     holds[_Test.IP_SOURCE] = frame["ip_source"] != int.from_bytes(expect.peer_ip, "big")
     holds[_Test.IP_DESTINATION] = frame["ip_destination"] != int.from_bytes(expect.our_ip, "big")
@@ -400,7 +306,7 @@ def classify_and_validate(
         alive = ~holds[: _Test.UDP_CHECKSUM].any(axis=0) & (frame["udp_checksum"] != 0)
         sums = row_sums(data, udp_at, udp_length * alive)
         sums += udp_length + (ones_sum(expect.peer_ip + expect.our_ip) + PROTOCOL_UDP)
-        holds[_Test.UDP_CHECKSUM] = alive & (sums % _ONES != 0)
+        holds[_Test.UDP_CHECKSUM] = alive & (sums % ONES != 0)
     holds[_Test.UDP_PORT] = frame["to_port"] != expect.port
     holds[_Test.UDP] = True
 

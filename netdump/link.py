@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump import arp
+from netdump.checksum import payload_sums
 from netdump.contracts import DebugnetMethods, FrameBlock, Mbufs, Memory, TxBatch
 from netdump.errors import PeerError
-from netdump.inet import ARP, UDP, Expect, Flow, classify_and_validate, payload_sums, udp_headers
+from netdump.inet import ARP, UDP, Expect, Flow, classify_and_validate, udp_headers
 from netdump.messages import (
     CLIENT_PORT,
     HEADER_SIZE,

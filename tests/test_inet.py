@@ -20,6 +20,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from netdump import arp
+from netdump.checksum import checksum, ones_sum, payload_sums, row_sums
 from netdump.errors import LocalError
 from netdump.inet import (
     ARP,
@@ -28,11 +29,7 @@ from netdump.inet import (
     Checks,
     Expect,
     Flow,
-    checksum,
     classify_and_validate,
-    ones_sum,
-    payload_sums,
-    row_sums,
     udp_headers,
 )
 from netdump.messages import MessageType, pack_acks, pack_headers

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from netdump.inet import checksum
+from netdump.checksum import checksum
 from netdump.kdh import COMPRESSION_ZSTD, KernelDumpHeader
 from netdump.messages import pack_acks
 from server.core import STOCK_DATAGRAM

@@ -33,6 +33,7 @@ from bench.wire.contracts import MINIMUM_FRAME, Wire
 from bench.wire.kinds import leading_words
 from bench.wire.memory import serve_in_turn
 from netdump import arp
+from netdump.checksum import checksum
 from netdump.errors import MalformedMessage
 from netdump.inet import (
     BROADCAST,
@@ -42,7 +43,6 @@ from netdump.inet import (
     Checks,
     Expect,
     Flow,
-    checksum,
     classify_and_validate,
     udp_headers,
 )

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from bench.wire.contracts import MINIMUM_FRAME, WireError
 from bench.wire.kinds import leading_words
-from netdump.inet import ETHERNET_SIZE, HEADERS_SIZE, IP_SIZE, PROTOCOL_UDP, UDP_SIZE, row_sums
+from netdump.checksum import row_sums
+from netdump.inet import ETHERNET_SIZE, HEADERS_SIZE, IP_SIZE, PROTOCOL_UDP, UDP_SIZE
 from nic_models.frames import Frames
 
 #: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset; a TAP takes the host's byte order.
