@@ -44,6 +44,7 @@ from netdump.kdh import (
 from netdump.messages import HEADER_SIZE, Block, MessageType
 from server.completeness import faults, has_footer
 from server.config import ServerConfig
+from server.corefile import CoreFile
 from server.coverage import Coverage
 from server.infofile import escape, render
 from server.rescue import AckHold
@@ -98,17 +99,13 @@ class Session:
         self.name = ""
         self.outcome = ""
         self.last_heard = now
-        self.coverage = Coverage(config.max_intervals)
+        self.vmcore = CoreFile(store, config.max_intervals, refused, self._say_rewritten)
         self.header: KernelDumpHeader | None = None
         self.frames = 0
-        self.duplicates = 0
-        self.rewritten = 0
-        """Frames of stretches that came again with other bytes."""
         self.hold = hold
         self._header_bytes = b""
         self._key = Coverage()
         self._key_bytes = bytearray()
-        self._cut: int | None = None
         self._notes: list[str] = []
         self._info = ""
         self._told_too_long = False
@@ -179,7 +176,9 @@ class Session:
             block, data = _take(block, which), data[which]
         if not self._begun():
             return _NONE
-        kept = self._write(block.offsets.astype(np.int64), block.lengths, data)
+        kept, error = self.vmcore.keep(block.offsets.astype(np.int64), block.lengths, data)
+        if error is not None:
+            self._break(error)
         seqnos, lengths = block.seqnos, block.lengths
         if not kept.all():
             seqnos, lengths = seqnos[kept], lengths[kept]
@@ -191,75 +190,6 @@ class Session:
         inside = block.offsets <= np.uint64(limit)
         inside &= block.offsets.astype(np.int64) + block.lengths <= limit
         return inside
-
-    def _write(
-        self, offsets: NDArray[np.int64], lengths: NDArray[np.int64], data: NDArray[np.uint8]
-    ) -> NDArray[np.bool_]:
-        """Write what is new, run by run; which rows are kept now."""
-        ends = offsets + lengths
-        kept = np.ones(len(offsets), np.bool_)
-        runs = _runs(offsets, ends)
-        runs.reverse()
-        while runs:
-            first, last = runs.pop()
-            start, end = int(offsets[first]), int(ends[last - 1])
-            if self.coverage.covers(start, end):
-                try:
-                    self._compare(start, _payloads(data, lengths, first, last), last - first)
-                except StoreError as error:
-                    kept[first:] = False
-                    self._break(error)
-                    break
-            elif last - first > 1 and self.coverage.overlaps(start, end):
-                # A retransmission that mends a gap: what is old in it is compared, not written.
-                runs += self._split(offsets, ends, first, last)[::-1]
-            elif not self.coverage.has_room_for(start, end):
-                self._refused["too-fragmented"] += last - first
-                kept[first:last] = False
-            else:
-                try:
-                    self._store.write(start, _payloads(data, lengths, first, last))
-                except StoreError as error:
-                    kept[first:] = False
-                    self._break(error)
-                    break
-                self.coverage.add(start, end)
-        return kept
-
-    def _split(
-        self, offsets: NDArray[np.int64], ends: NDArray[np.int64], first: int, last: int
-    ) -> list[tuple[int, int]]:
-        """A run as shorter ones: what is covered, what is new, and rows that are some of each."""
-        parts: list[tuple[int, int]] = []
-        before = ""
-        spans = zip(offsets[first:last].tolist(), ends[first:last].tolist(), strict=True)
-        for row, (start, end) in enumerate(spans, first):
-            if self.coverage.covers(start, end):
-                kind = "old"
-            else:
-                kind = "mixed" if self.coverage.overlaps(start, end) else "new"
-            if kind == before != "mixed":
-                parts[-1] = parts[-1][0], row + 1
-            else:
-                parts.append((row, row + 1))
-            before = kind
-        return parts
-
-    def _compare(self, start: int, blocks: list[NDArray[np.uint8]], count: int) -> None:
-        """``count`` frames that are covered already, in one stretch. May raise StoreError."""
-        if self._holds(start, blocks):
-            self.duplicates += count
-            return
-        self._store.write(start, blocks)
-        self.rewritten += count
-        self._say("rewritten", offset=start, frames=count)
-
-    def _holds(self, start: int, blocks: list[NDArray[np.uint8]]) -> bool:
-        """Are these the bytes of the file? Those that the end cut off can't be told any more."""
-        octets = b"".join(block.data for block in blocks)
-        if self._cut is not None:
-            octets = octets[: max(0, self._cut - start)]
-        return not octets or self._store.read(start, len(octets)) == octets
 
     def _take_header(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         acks = []
@@ -353,7 +283,7 @@ class Session:
             else:
                 known = list(map(self._has_key, block.offsets.tolist(), payloads))
             which = np.array(known, np.bool_)
-        self.duplicates += int(which.sum())
+        self.vmcore.duplicates += int(which.sum())
         self._refused["after-the-end"] += int((~which).sum())
         return block.seqnos[which]
 
@@ -361,29 +291,9 @@ class Session:
         """Which VMCORE rows say what the file has."""
         known = self._inside(block)
         which = np.flatnonzero(known)
-        block, data = _take(block, which), data[which]
-        offsets, lengths = block.offsets.astype(np.int64), block.lengths
-        ends = offsets + lengths
-        runs = _runs(offsets, ends)
-        while runs:
-            first, last = runs.pop()
-            start, end = int(offsets[first]), int(ends[last - 1])
-            if self.coverage.covers(start, end) and self._still_holds(
-                start, _payloads(data, lengths, first, last)
-            ):
-                continue
-            if last - first > 1:
-                runs += [(row, row + 1) for row in range(first, last)]
-            else:
-                known[which[first]] = False
+        offsets = block.offsets[which].astype(np.int64)
+        known[which] = self.vmcore.knows(offsets, block.lengths[which], data[which])
         return known
-
-    def _still_holds(self, start: int, blocks: list[NDArray[np.uint8]]) -> bool:
-        try:
-            return self._holds(start, blocks)
-        except StoreError as error:
-            self._refused[error.reason] += 1
-            return False
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -408,7 +318,9 @@ class Session:
     def _faults(self) -> list[str]:
         """What keeps the dump from being complete, in words."""
         try:
-            return faults(self.coverage, self.header, self._header_bytes, self._key, self._store)
+            return faults(
+                self.vmcore.coverage, self.header, self._header_bytes, self._key, self._store
+            )
         except StoreError as error:
             return [str(error)]
 
@@ -420,14 +332,14 @@ class Session:
             # netdumpd cuts nothing but the padding of compressed dumps.
             if self._config.strict_finish or header.compression != COMPRESSION_NONE:
                 length = header.dumplength
-            if self._config.strict_finish and has_footer(self.coverage, header):
+            if self._config.strict_finish and has_footer(self.vmcore.coverage, header):
                 self._notes.append("Footer Check: Pass")
         try:
             self.name = self._store.finish(length, suffix, encrypted)
         except StoreError as error:
             self._break(error)
             return
-        self._cut = length
+        self.vmcore.cut = length
         try:
             self._store.publish()
         except StoreError as error:
@@ -474,6 +386,9 @@ class Session:
             return acks
         return np.concatenate([self.hold.passed(acks), acks])
 
+    def _say_rewritten(self, offset: int, frames: int) -> None:
+        self._say("rewritten", offset=offset, frames=frames)
+
     def _say(self, kind: str, **fields: Any) -> None:
         client = f"{self.client[0]}:{self.client[1]}"
         self._on_event(
@@ -482,7 +397,7 @@ class Session:
                 "session": self.id,
                 "client": client,
                 "name": self.name,
-                "bytes": self.coverage.total,
+                "bytes": self.vmcore.coverage.total,
                 **fields,
             },
         )
@@ -516,23 +431,3 @@ def _take(block: Block, which: slice | NDArray[np.intp]) -> Block:
         aux2=block.aux2[which],
         reasons=block.reasons[which],
     )
-
-
-def _runs(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Rows [first, last) whose payloads follow each other without a gap."""
-    if not len(starts):
-        return []
-    edges = [0, *(np.flatnonzero(starts[1:] != ends[:-1]) + 1).tolist(), len(starts)]
-    return list(pairwise(edges))
-
-
-def _payloads(
-    data: NDArray[np.uint8], lengths: NDArray[np.int64], first: int, last: int
-) -> list[NDArray[np.uint8]]:
-    """The payloads of rows [first, last) as contiguous blocks, one a stretch of equal lengths."""
-    sizes = lengths[first:last]
-    edges = [0, *(np.flatnonzero(sizes[1:] != sizes[:-1]) + 1).tolist(), last - first]
-    return [
-        np.ascontiguousarray(data[first + a : first + b, HEADER_SIZE : HEADER_SIZE + int(sizes[a])])
-        for a, b in pairwise(edges)
-    ]

@@ -460,8 +460,8 @@ def test_a_chunk_that_comes_again_is_read_at_once_and_not_written(
     assert rig.say(session, *parts) == seqnos(parts)
     assert reads == [(0, 20 * 1448), (21 * 1448, 65536 - 21 * 1448)]
     assert writes == [20 * 1448]
-    assert rig.core.sessions[session].duplicates == 45
-    assert rig.core.sessions[session].rewritten == 0
+    assert rig.core.sessions[session].vmcore.duplicates == 45
+    assert rig.core.sessions[session].vmcore.rewritten == 0
 
 
 def test_a_key_that_comes_again_with_other_bytes_is_kept_or_refused(rig: Rig) -> None:

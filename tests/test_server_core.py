@@ -258,7 +258,7 @@ def test_of_two_copies_with_different_bytes_the_last_is_kept(rig: Rig) -> None:
     rig.say(session, *frames(IMAGE, 2), kdh(900, HEADER))
     assert rig.say(session, vmcore(2, 0, b"!" * 1448)) == [2]
     assert "rewritten" in rig.events
-    assert rig.core.sessions[session].rewritten == 1
+    assert rig.core.sessions[session].vmcore.rewritten == 1
     assert rig.say(session, finished(901)) == [901]
     assert rig.read(FINAL) == b"!" * 1448 + IMAGE[1448:]
 

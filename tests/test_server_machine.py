@@ -109,7 +109,7 @@ class Server(RuleBasedStateMachine):
         if self.send(session, [finished(3 + UNITS)]):
             state = self.core.sessions[session]
             assert state.state is State.COMPLETE
-            assert session in self.foreign or state.coverage.holes(LENGTH) == []
+            assert session in self.foreign or state.vmcore.coverage.holes(LENGTH) == []
 
     # -- and all the others ------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Server(RuleBasedStateMachine):
         assert len(self.core.sessions) <= self.config.max_clients
         assert len(os.listdir("/proc/self/fd")) <= self.base_fds + 4 * self.config.max_clients
         for session in self.core.sessions.values():
-            assert len(session.coverage) <= self.config.max_intervals
+            assert len(session.vmcore.coverage) <= self.config.max_intervals
 
     @invariant()
     def what_was_acknowledged_is_acknowledged_again(self) -> None:
