@@ -49,6 +49,9 @@ _SMALL: Final = 1 << 16
 #: may cost: one offer of a session.
 _HERALDS: Final = 8
 _DESCRIPTORS: Final = 2
+#: Looks at a folder until two agree, and the time between two.
+_LOOKS: Final = 100
+_LOOK_US: Final = 5_000
 _DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
 
 
@@ -163,7 +166,7 @@ def _gather(
         memory_changes=told.machine.memory_changes(),
         server_present=stage.server is not None,
     )
-    before = _digests(stage.dumpdir)
+    before = _settled(stage)
     if stage.server is not None and any(name.endswith(".last") for name in before):
         descriptors = stage.server.fd_count()
         sample = watch.sample()
@@ -178,7 +181,7 @@ def _gather(
         leaked = stage.server.fd_count() - descriptors
         if leaked > _DESCRIPTORS:
             stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
-        after = _digests(stage.dumpdir)
+        after = _settled(stage)
         seen.replayed = len(sample)
         seen.replay_unanswered = len(wanted - set(watch.acks_in(answers).tolist()))
         seen.replay_changed = sorted(
@@ -216,6 +219,17 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
 
 
+def _settled(stage: Stage) -> dict[str, str]:
+    """What lies in the dump folder when its server has done with it, or after ``_LOOKS`` looks."""
+    found = _digests(stage.dumpdir)
+    for _ in range(_LOOKS if stage.tier != "sim" else 0):  # in sim nobody works beside us
+        stage.clock.delay_us(_LOOK_US)
+        before, found = found, _digests(stage.dumpdir)
+        if before == found:
+            break
+    return found
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """What lies in a folder: name -> its contents, where a link leads, or of a large file (whose
     contents are compared with memory anyway) its size and when it was written last.
@@ -223,13 +237,16 @@ def _digests(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in _files(folder):
         name = str(path.relative_to(folder))
-        status = path.lstat()
-        if path.is_symlink():
-            found[name] = f"-> {path.readlink()}"
-        elif status.st_size > _SMALL:
-            found[name] = f"{status.st_size} bytes, written at {status.st_mtime_ns}"
-        else:
-            found[name] = path.read_bytes().hex()
+        try:
+            status = path.lstat()
+            if path.is_symlink():
+                found[name] = f"-> {path.readlink()}"
+            elif status.st_size > _SMALL:
+                found[name] = f"{status.st_size} bytes, written at {status.st_mtime_ns}"
+            else:
+                found[name] = path.read_bytes().hex()
+        except FileNotFoundError:
+            continue  # renamed meanwhile
     return found
 
 

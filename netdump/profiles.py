@@ -32,7 +32,7 @@ class Profile:
     arp_targets: Literal["server, then gateway", "gateway only"]
     arp_retries: int
     later_arp_replies_count: bool
-    """A reply that comes when the MAC is known already replaces it (FreeBSD up to 13)."""
+    """A reply that comes when the MAC is known already replaces it (FreeBSD 12 and 13.0)."""
     ttl: int
     ack_port_is_checked: bool
     """Acks must come from the port that acknowledged the HERALD, and only that ack fixes it."""

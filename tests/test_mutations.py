@@ -14,6 +14,7 @@ from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import load_scenario, only_profile
 from bench.verdict import CaseResult
+from netdump.messages import MessageType
 from nic_models.e1000 import bringup
 from nic_models.e1000.registers import Reg
 from server.session import RULES, State
@@ -59,6 +60,7 @@ def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
     assert len(calls) % 2 == 0
     assert case.oracles["panic-hygiene"] == "broken"
     assert "outside the arena changed" in case.oracle_reasons["panic-hygiene"]
+    assert case.oracles["ack-means-kept"] == "not-applicable", "the server kept what it was sent"
 
 
 def test_a_server_that_acknowledges_before_it_writes_is_caught_in_the_act(
@@ -142,3 +144,35 @@ def test_a_dump_with_one_wrong_bit_is_no_complete_dump(
     assert case.oracles["ack-means-kept"] == "broken"
     assert case.first_difference is not None
     assert case.first_difference.offset == flipped[0]
+
+
+def test_a_finished_that_is_never_acknowledged_is_a_false_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = RULES[State.RECEIVING, MessageType.FINISHED]
+
+    def silently(*arguments: Any) -> Any:
+        return judge(*arguments)[:0]
+
+    for key in [key for key in RULES if key[0] is State.COMPLETE]:
+        monkeypatch.delitem(RULES, key)
+    monkeypatch.setitem(RULES, (State.RECEIVING, MessageType.FINISHED), silently)
+    case = play(tmp_path)
+    assert case.outcome == "failed"
+    assert case.oracles["no-false-failure"] == "broken"
+
+
+def test_a_late_copy_that_rewrites_the_info_file_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = RULES[State.COMPLETE, MessageType.KDH]
+
+    def scribble(session: Any, *arguments: Any) -> Any:
+        info = tmp_path / "cases" / "netdump2" / "dumps" / "info.198.18.0.2.0"
+        info.write_text("once more\n")
+        return again(session, *arguments)
+
+    monkeypatch.setitem(RULES, (State.COMPLETE, MessageType.KDH), scribble)
+    case = play(tmp_path)
+    assert case.oracles["idempotence"] == "broken"
+    assert "info.198.18.0.2.0" in case.oracle_reasons["idempotence"]

@@ -17,6 +17,8 @@ from bench.judge.watch import WireWatch
 _EVERY: Final = 4
 _MOST: Final = 64
 _ACKS: Final = 4
+#: Listings of the folder before a frame counts as missing.
+_LISTINGS: Final = 3
 
 
 class LiveDisk:
@@ -48,11 +50,18 @@ class LiveDisk:
 
     def _is_kept(self, offset: int, length: int) -> bool:
         want = self._expected.read(offset, offset + length).tobytes()
+        # The server may be giving the file its final name just now: then look again.
+        return any(self._is_there(offset, want) for _ in range(_LISTINGS))
+
+    def _is_there(self, offset: int, want: bytes) -> bool:
         for path in self._folder.rglob("vmcore*"):
             if path.is_symlink():
                 continue
-            with path.open("rb") as file:
-                file.seek(offset)
-                if file.read(len(want)) == want:
-                    return True
+            try:
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    if file.read(len(want)) == want:
+                        return True
+            except FileNotFoundError:
+                continue
         return False

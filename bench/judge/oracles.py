@@ -111,6 +111,8 @@ def no_false_failure(seen: Evidence) -> Ruling:
 def ack_means_kept(seen: Evidence) -> Ruling:
     if seen.acked is None or seen.expected is None or not len(seen.acked[0]):
         return not_applicable("no data was acknowledged")
+    if seen.memory_changes:
+        return not_applicable("memory changed under the dump: what was sent is not what it held")
     if seen.live_missing:
         return broken(
             f"{seen.live_missing} of {seen.live_looks} frames were not on the disk when they had"

@@ -1,8 +1,8 @@
 """The peer that does not know: ordinary frames that go on arriving after the panic.
 
 Whoever was talking to the machine goes on talking to it for a while. The NIC's old rings are still
-armed: until the panic driver has stopped the NIC, each of these frames is written to memory that is
-about to be dumped, and after that each has to be refused.
+armed: each of these frames would be written to memory that is about to be dumped, had the panic
+driver not stopped the NIC first; and when it runs again, each has to be refused.
 """
 
 from __future__ import annotations
