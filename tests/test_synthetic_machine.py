@@ -302,7 +302,7 @@ _DEAD.panic("for the test of changes")
 
 def test_the_arena_may_change_and_is_no_part_of_the_dump() -> None:
     victim = machine()
-    with pytest.raises(MachineError, match="before panic"):
+    with pytest.raises(MachineError, match="before the panic"):
         victim.memory_changes()
     victim.panic("page fault")
     start, end = victim.memory.arena

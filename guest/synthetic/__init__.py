@@ -1,17 +1,17 @@
 """A machine grown from a seed, that dies where it is told to; see ``machine``."""
 
+from guest.kernel.corpse import MachineError
+from guest.kernel.guard import PanicGuard, Violation
+from guest.kernel.locks import BadLocking, Deadlock, MachineLock
+from guest.kernel.mbufs import MbufAccounting, OrdinaryMbufs, PanicPool
+from guest.kernel.memory import PAGE_SIZE, OutOfMemory, PhysicalMemory
 from guest.synthetic.contents import fill
-from guest.synthetic.guard import PanicGuard, Violation
 from guest.synthetic.load import Endpoint, NetworkLoad, udp_frame
-from guest.synthetic.locks import BadLocking, Deadlock, MachineLock
 from guest.synthetic.machine import (
     MachineConfig,
-    MachineError,
     PanicStrikes,
     SyntheticMachine,
 )
-from guest.synthetic.mbufs import MbufAccounting, OrdinaryMbufs, PanicPool
-from guest.synthetic.memory import PAGE_SIZE, OutOfMemory, PhysicalMemory
 
 __all__ = [
     "PAGE_SIZE",

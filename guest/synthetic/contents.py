@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from guest.synthetic.memory import PAGE_SIZE
+from guest.kernel.memory import PAGE_SIZE
 
 #: Where FreeBSD/amd64 links its kernel; the pointers of pointer pages lie in the 64 MiB above.
 KERNEL_BASE: Final = 0xFFFF_FFFF_8000_0000

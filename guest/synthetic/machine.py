@@ -31,16 +31,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from guest.kernel.corpse import Corpse, MachineError
+from guest.kernel.guard import PanicGuard
+from guest.kernel.memory import PhysicalMemory
 from guest.synthetic.contents import fill
-from guest.synthetic.cpus import Cpu, CpuSet
-from guest.synthetic.guard import PanicGuard
-from guest.synthetic.locks import MachineLock
-from guest.synthetic.mbufs import OrdinaryMbufs, PanicPool
-from guest.synthetic.memory import PAGE_SIZE, PhysicalMemory
 from guest.synthetic.msgbuf import BOOT_LINES, MessageBuffer
 
-#: Pages that ``memory_changes`` compares at a time.
-_COMPARED: Final = 4096
 #: Handler runs in one ``take_interrupts`` before it is called a storm.
 _STORM: Final = 1000
 
@@ -56,10 +52,6 @@ class PanicStrikes(BaseException):
         self.cause = cause
 
 
-class MachineError(Exception):
-    """The machine was used in a way that no machine can be: a defect of the bench."""
-
-
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
     """What the machine is built of. Sizes are bytes, in whole pages of 4096."""
@@ -69,6 +61,8 @@ class MachineConfig:
     arena_size: int = 4 << 20
     """The panic arena, on top of that; never dumped."""
     cpus: int = 4
+    base: int = 0
+    """Where ordinary memory begins; what lies below is not the machine's."""
     seed: int = 0
     hostname: str = "victim"
     zero_pages: bool = True
@@ -96,34 +90,35 @@ class IntxLine:
         self.level = level
 
 
-class SyntheticMachine:
-    """Structurally the ``Kernel`` of ``nic_models.contracts``, and what a bench needs besides."""
+class SyntheticMachine(Corpse):
+    """A ``Kernel`` for ``nic_models.contracts``, that lives until it is told to die."""
 
     def __init__(
-        self, config: MachineConfig, delay_us: Callable[[int], None] = lambda microseconds: None
+        self,
+        config: MachineConfig,
+        delay_us: Callable[[int], None] = lambda microseconds: None,
+        buffer: NDArray[np.uint8] | None = None,
     ) -> None:
         """Boot: memory is filled from the seed, the message buffer gets its first lines.
 
         ``delay_us`` is what busy-waiting means in this run: it moves a clock, or does nothing.
+        ``buffer``: the memory to live in; default: fresh memory.
         """
-        if config.cpus < 1:
-            raise MachineError(f"a machine of {config.cpus} CPUs can't run: give it one at least")
+        guard = PanicGuard()
+        size, arena = config.memory_size, config.arena_size
+        super().__init__(
+            PhysicalMemory(size, arena, guard, base=config.base, buffer=buffer),
+            guard,
+            cpus=config.cpus,
+            mbufs=config.mbufs,
+            panic_mbufs=config.panic_mbufs,
+            delay_us=delay_us,
+        )
         self.config = config
-        self.guard = PanicGuard()
-        self.cpus = CpuSet([Cpu(number) for number in range(config.cpus)], self.guard)
-        self.memory = PhysicalMemory(config.memory_size, config.arena_size, self.guard)
-        self.mbufs = OrdinaryMbufs(config.mbufs, self.guard)
-        self.panic_pool = PanicPool(config.panic_mbufs)
-        self.interrupt_line = IntxLine(self.guard)
-        self.truth: NDArray[np.uint8] | None = None
-        """uint8, ordinary memory at the panic instant; None before."""
+        self.interrupt_line = IntxLine(guard)
         self.panic_cause: str | None = None
-        self.delayed_us = 0
-        """Microseconds busy-waited in all."""
         self.step_names: list[str] = []
         """The steps since ``begin_steps`` or ``arm_panic``, in order."""
-        self._locks: dict[str, MachineLock] = {}
-        self._delay_us = delay_us
         self._handler: tuple[Callable[[], None], int | None] | None = None
         self._armed: tuple[int | str, str] | None = None
         self._struck: PanicStrikes | None = None
@@ -131,7 +126,7 @@ class SyntheticMachine:
 
     def _boot(self) -> None:
         config, memory = self.config, self.memory
-        fill(memory.buffer[: memory.size], config.seed, zero_pages=config.zero_pages)
+        fill(memory.ordinary, config.seed, zero_pages=config.zero_pages)
         size = min(16 << 10, memory.size // 16)
         start = memory.allocate(size, 16)
         self.msgbuf = MessageBuffer(memory.buffer[start : start + size])
@@ -148,22 +143,6 @@ class SyntheticMachine:
             self.msgbuf.append(line.format_map(facts))
 
     # -- what a driver asks of its kernel ------------------------------------------------------
-
-    def lock(self, name: str) -> MachineLock:
-        """The lock of that name; made when first asked for."""
-        if name not in self._locks:
-            self._locks[name] = MachineLock(name, self.cpus)
-        return self._locks[name]
-
-    def delay_us(self, microseconds: int) -> None:
-        """Busy-wait."""
-        self.delayed_us += microseconds
-        self._delay_us(microseconds)
-
-    def sleep_us(self, microseconds: int) -> None:
-        """Give the CPU up for a while. In a panic that is a violation, and time passes anyhow."""
-        self.guard.report("sleep", f"sleeps {microseconds} us")
-        self.delay_us(microseconds)
 
     def step(self, what: str) -> None:
         """A step of ordinary work is about to be done.
@@ -238,10 +217,6 @@ class SyntheticMachine:
         """Steps since ``begin_steps`` or ``arm_panic``."""
         return len(self.step_names)
 
-    @property
-    def panicked(self) -> bool:
-        return self.guard.armed
-
     def begin_steps(self) -> None:
         """Count steps from 0 again."""
         self.step_names = []
@@ -280,29 +255,4 @@ class SyntheticMachine:
         self.msgbuf.append(f"cpuid = {cpu}")
         for stopped in self.cpus.all:
             self.msgbuf.append(f"cpu{stopped.number}: {stopped.step}")
-        self.truth = self.memory.buffer[: self.memory.size].copy()
-
-    # -- the corpse ----------------------------------------------------------------------------
-
-    def dump_segments(self) -> list[tuple[int, int]]:
-        """(start, length) of what a dump must hold: all memory but the arena."""
-        return [(0, self.memory.size)]
-
-    def memory_changes(self) -> list[tuple[int, int]]:
-        """[start, end) of pages outside the arena that are no longer as at the panic.
-
-        Raises:
-            MachineError: there was no panic.
-        """
-        if self.truth is None:
-            raise MachineError("there is no truth to compare with before panic()")
-        now = self.memory.buffer[: self.memory.size].reshape(-1, PAGE_SIZE).view("<u8")
-        then = self.truth.reshape(-1, PAGE_SIZE).view("<u8")
-        changed = [
-            (now[first : first + _COMPARED] != then[first : first + _COMPARED]).any(axis=1)
-            for first in range(0, len(now), _COMPARED)
-        ]
-        edges = np.diff(np.concatenate([[False], *changed, [False]]).astype(np.int8))
-        starts = (np.flatnonzero(edges == 1) * PAGE_SIZE).tolist()
-        ends = (np.flatnonzero(edges == -1) * PAGE_SIZE).tolist()
-        return list(zip(starts, ends, strict=True))
+        self.truth = self.memory.buffer[: self.memory.arena[0]].copy()

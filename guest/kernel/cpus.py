@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from guest.synthetic.guard import PanicGuard
+from guest.kernel.guard import PanicGuard
 
 
 @dataclass(slots=True)

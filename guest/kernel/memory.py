@@ -1,8 +1,10 @@
 """Physical memory: one flat buffer, and the panic arena above it.
 
-    0        0x1000                        size                 size + arena_size
-    | unused | ordinary memory ------------> | panic arena ------> |
-             allocate() goes up              reserve() goes up
+    base       (0x1000)                 base + size         base + size + arena_size
+    | (unused) | ordinary memory ---------> | panic arena ------> |
+               allocate() goes up           reserve() goes up
+
+``base`` is 0, unless something else lies below: a PC has its firmware under 1 MiB.
 
 Two rules. Ordinary memory is what the machine lives in and what a dump must bring home; the arena
 is set aside at boot, is no part of any dump, and is all that a panic path may write to. Both are
@@ -18,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from guest.synthetic.guard import PanicGuard
+from guest.kernel.guard import PanicGuard
 
 PAGE_SIZE: Final = 4096
 
@@ -41,37 +43,62 @@ class OutOfMemory(Exception):
 class PhysicalMemory:
     """``buffer`` is all of it; an index is a physical address."""
 
-    def __init__(self, size: int, arena_size: int, guard: PanicGuard | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        arena_size: int,
+        guard: PanicGuard | None = None,
+        *,
+        base: int = 0,
+        buffer: NDArray[np.uint8] | None = None,
+    ) -> None:
         """``size`` bytes of ordinary memory and ``arena_size`` more of arena, in whole pages.
 
-        ``guard`` hears of ordinary memory that is asked for in a panic.
+        ``guard`` hears of ordinary memory that is asked for in a panic. ``buffer``: memory that is
+        there already, index = physical address; default: fresh memory, zeros.
 
         Raises:
-            ValueError: either is no multiple of a page, or there is less than two pages of memory.
+            ValueError: a size is no multiple of a page, there is less than two pages of memory, or
+                the buffer is too small.
         """
         if size % PAGE_SIZE or arena_size % PAGE_SIZE or size < 2 * PAGE_SIZE or arena_size < 0:
             raise ValueError(
                 f"memory of {size} bytes with an arena of {arena_size}: give whole pages of"
                 f" {PAGE_SIZE} bytes, and two of them at least"
             )
-        self.buffer: Final[NDArray[np.uint8]] = np.zeros(size + arena_size, np.uint8)
+        top = base + size
+        if buffer is None:
+            buffer = np.zeros(top + arena_size, np.uint8)
+        if base % PAGE_SIZE or len(buffer) < top + arena_size:
+            raise ValueError(
+                f"memory from {base:#x} to {top + arena_size:#x} does not fit whole pages of a"
+                f" buffer of {len(buffer):#x} bytes"
+            )
+        self.buffer: Final[NDArray[np.uint8]] = buffer
+        self.base: Final = base
+        """Where ordinary memory begins."""
         self.size: Final = size
         """Bytes of ordinary memory."""
-        self.arena: Final = (size, size + arena_size)
+        self.arena: Final = (top, top + arena_size)
         """[start, end) of the panic arena."""
         self._guard = guard
-        self._ordinary = PAGE_SIZE
-        self._arena = size
+        self._ordinary = max(base, PAGE_SIZE)
+        self._arena = top
+
+    @property
+    def ordinary(self) -> NDArray[np.uint8]:
+        """Ordinary memory, uint8 (size,), a view."""
+        return self.buffer[self.base : self.arena[0]]
 
     @property
     def arena_used(self) -> int:
         """Bytes of the arena that are reserved."""
-        return self._arena - self.size
+        return self._arena - self.arena[0]
 
     @property
     def ordinary_free(self) -> int:
         """Bytes that ``allocate`` still has."""
-        return self.size - self._ordinary
+        return self.arena[0] - self._ordinary
 
     def allocate(self, size: int, align: int) -> int:
         """Ordinary memory, at boot; a physical address. Its contents are whatever lay there.
@@ -82,7 +109,7 @@ class PhysicalMemory:
         if self._guard is not None:
             self._guard.report("memory-outside-arena", f"{size} bytes of ordinary memory asked for")
         start = _align_up(self._ordinary, align)
-        if start + size > self.size:
+        if start + size > self.arena[0]:
             asked = start + size - self._ordinary
             raise OutOfMemory(
                 "ordinary memory", asked, self.ordinary_free, "give the machine more memory"

@@ -12,7 +12,7 @@ Buffers are only counted. Giving back what was never taken is a defect of the ca
 
 from __future__ import annotations
 
-from guest.synthetic.guard import PanicGuard
+from guest.kernel.guard import PanicGuard
 
 
 class MbufAccounting(Exception):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guest.synthetic.cpus import CpuSet
+from guest.kernel.cpus import CpuSet
 
 
 class Deadlock(Exception):

@@ -1,0 +1,1 @@
+"""QEMU as a machine to take apart: its process, its RAM, its PCI bus, its monitor."""

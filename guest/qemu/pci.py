@@ -1,0 +1,105 @@
+"""PCI as software sees it: configuration mechanism #1, and what it says of one function.
+
+A configuration register is chosen by a write to port 0xcf8 and appears at port 0xcfc (PCI Local
+Bus 3.0, 3.2.2.3.2). With firmware the base address registers (BARs) are assigned already; on a
+machine that has none, whoever comes first assigns them.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from guest.qemu.errors import QemuError
+
+CONFIG_ADDRESS: Final = 0xCF8
+CONFIG_DATA: Final = 0xCFC
+_ENABLE: Final = 1 << 31
+
+#: PCI Local Bus 3.0, 6.1: configuration registers, and bits in them.
+ID, COMMAND, BAR0 = 0x00, 0x04, 0x10
+IO_SPACE, MEMORY_SPACE, BUS_MASTER = 1, 2, 4
+_STATUS_SHIFT: Final = 16
+_INTERRUPT_STATUS: Final = 1 << 3
+_NOTHING: Final = 0xFFFF_FFFF
+
+#: A place for a memory BAR on a PC without firmware: above any RAM that we give, below the APICs.
+FIRST_BAR: Final = 0xFE00_0000
+
+
+class Ports(Protocol):
+    """I/O ports and physical address space; ``qtest`` has them."""
+
+    def inl(self, port: int) -> int: ...
+
+    def outl(self, port: int, value: int) -> None: ...
+
+    def readl(self, address: int) -> int: ...
+
+    def writel(self, address: int, value: int) -> None: ...
+
+
+class NoSuchDevice(QemuError):
+    """It is not on bus 0."""
+
+
+class PciFunction:
+    """Function 0 of a device on bus 0; its registers are those of BAR 0."""
+
+    def __init__(self, ports: Ports, slot: int) -> None:
+        self.slot: Final = slot
+        self._ports = ports
+        self._base = 0
+
+    def config_read(self, register: int) -> int:
+        """32 bits; ``register`` is a multiple of 4."""
+        self._ports.outl(CONFIG_ADDRESS, _ENABLE | self.slot << 11 | register)
+        return self._ports.inl(CONFIG_DATA)
+
+    def config_write(self, register: int, value: int) -> None:
+        self._ports.outl(CONFIG_ADDRESS, _ENABLE | self.slot << 11 | register)
+        self._ports.outl(CONFIG_DATA, value)
+
+    def enable(self, assign: int = FIRST_BAR) -> int:
+        """Let it decode memory and be a bus master; where its BAR 0 is.
+
+        ``assign``: where to put a BAR 0 that nobody has assigned.
+        """
+        base = self.config_read(BAR0) & ~0xF
+        if not base:
+            self.config_write(BAR0, assign)
+            base = assign
+        command = self.config_read(COMMAND) & 0xFFFF
+        self.config_write(COMMAND, command | IO_SPACE | MEMORY_SPACE | BUS_MASTER)
+        self._base = base
+        return base
+
+    def interrupt_pending(self) -> bool:
+        """The level of its INTx: PCI Local Bus 3.0, 6.2.3, Interrupt Status."""
+        return bool(self.config_read(COMMAND) >> _STATUS_SHIFT & _INTERRUPT_STATUS)
+
+    def read32(self, offset: int) -> int:
+        """A register of BAR 0."""
+        return self._ports.readl(self._base + offset)
+
+    def write32(self, offset: int, value: int) -> None:
+        """A register of BAR 0. Posted."""
+        self._ports.writel(self._base + offset, value)
+
+
+def find(ports: Ports, vendor: int, device: int) -> PciFunction:
+    """The first such device on bus 0.
+
+    Raises:
+        NoSuchDevice: there is none; says what there is.
+    """
+    seen: list[str] = []
+    for slot in range(32):
+        function = PciFunction(ports, slot)
+        identity = function.config_read(ID)
+        if identity == device << 16 | vendor:
+            return function
+        if identity != _NOTHING:
+            seen.append(f"{identity & 0xFFFF:04x}:{identity >> 16:04x}")
+    raise NoSuchDevice(
+        f"no {vendor:04x}:{device:04x} on PCI bus 0; there are: {', '.join(seen) or 'none'}"
+    )

@@ -1,0 +1,250 @@
+"""A QEMU process that leaves nothing behind, and all its evidence.
+
+Everything between it and us is an inherited file descriptor: its RAM (a memfd that both sides map),
+qtest, the monitor, the serial line, the NIC's wire. So there is no socket file, no file in /dev/shm
+and no port; when the process ends, however it ends, they are gone with it. And it does not outlive
+us, because whoever starts it (``Spawn``) sees to that.
+
+What is kept, in the run's folder:
+
+    qemu.command    the command line, to be read
+    qemu.log        what QEMU printed
+    console.log     what the guest printed on its serial line, if it has one
+
+Two machines are made of it: ``halted``, on which no instruction but HLT ever runs, and ``linux``
+(``guest/linux``). Their options differ; this module knows only what they share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guest.qemu.errors import QemuGone, QemuLaunchFailure
+from guest.qemu.monitor import Monitor
+from guest.qemu.qtest import Qtest
+
+PROGRAM: Final = "qemu-system-x86_64"
+COMMAND, LOG, CONSOLE = "qemu.command", "qemu.log", "console.log"
+#: How long a process that was killed may take to end, seconds.
+_END_TIMEOUT_S: Final = 10.0
+#: qtest's answer to this shows that the machine stands: PCI's configuration address.
+_HELLO_PORT: Final = 0xCF8
+
+#: ``spawn(command, output, pass_fds)`` starts a child that ends with us; ``output`` takes what it
+#: prints.
+Spawn = Callable[[Sequence[str], int, Sequence[int]], "subprocess.Popen[bytes]"]
+
+#: 64 KiB of firmware that only halts: cli; hlt; jmp back. The CPU starts at its last 16 bytes.
+HALT: Final = b"\xff" * 0xFFF0 + bytes.fromhex("faf4ebfd") + b"\xff" * 12
+
+
+@dataclass(frozen=True, slots=True)
+class VmOptions:
+    """What a machine is made of, besides its RAM and its connections."""
+
+    memory_size: int
+    """Bytes of RAM, whole MiB, at physical address 0 without a gap: 3 GiB at most."""
+    nic: str = "e1000"
+    mac: bytes = b"\x02\x00\x00\x00\x00\x02"
+    accelerator: str = "tcg"
+    cpus: int = 1
+    serial: bool = False
+    firmware: bytes | None = None
+    """Instead of QEMU's own."""
+    more: tuple[str, ...] = ()
+    netdev_fd: int | None = None
+    """A TAP to plug the NIC into; default: ``Vm.netdev``."""
+
+
+def halted(memory_size: int, *, nic: str = "e1000", mac: bytes) -> VmOptions:
+    """A machine without software: its CPU sleeps, its devices live.
+
+    With ``-icount sleep=off`` virtual time jumps to the next timer whenever the CPU sleeps, so that
+    a device's timer (QEMU's e1000 hears nothing for a second after each write of RCTL) takes no
+    time of ours. The PIT and the HPET tick for ever, and would make that a busy loop: they are left
+    out.
+    """
+    return VmOptions(
+        memory_size,
+        nic=nic,
+        mac=mac,
+        firmware=HALT,
+        more=("-icount", "shift=0,sleep=off", "-machine", "pit=off,hpet=off"),
+    )
+
+
+@dataclass(slots=True)
+class Vm:
+    """A running QEMU; a context manager. For one thread."""
+
+    options: VmOptions
+    folder: Path
+    spawn: Spawn
+    qtest: Qtest = field(init=False)
+    ram: NDArray[np.uint8] = field(init=False)
+    """uint8, flat, writable; index = physical address. What devices see, QEMU's own included."""
+    netdev: socket.socket | None = field(init=False, default=None)
+    """The NIC's wire: frames, each behind its length in 4 bytes, big-endian. None with a TAP."""
+    serial: socket.socket | None = field(init=False, default=None)
+    command: list[str] = field(init=False, default_factory=list)
+    _child: subprocess.Popen[bytes] | None = field(init=False, default=None)
+    _monitor: Monitor | None = field(init=False, default=None)
+    _monitor_end: socket.socket = field(init=False)
+    _ends: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
+
+    def __post_init__(self) -> None:
+        """Start it.
+
+        Raises:
+            QemuLaunchFailure: there is no QEMU, or it does not come up.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- what it is used for -----------------------------------------------------------------
+
+    @property
+    def monitor(self) -> Monitor:
+        """QMP; connected when first asked for."""
+        if self._monitor is None:
+            self._monitor = Monitor(self._monitor_end)
+        return self._monitor
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, "it was started"
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def check(self) -> None:
+        """Raises ``QemuGone``, with its last words, if it has ended."""
+        if not self.running:
+            status = None if self._child is None else self._child.poll()
+            raise QemuGone(f"QEMU ended with status {status}: {self.output()[-500:].strip()}")
+
+    def output(self) -> str:
+        """What it printed so far."""
+        try:
+            return (self.folder / LOG).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. What it was connected with stays open on our side."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait(_END_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End it, and let go of everything but its RAM, which lives while ``ram`` is referred to.
+
+        Twice is harmless.
+        """
+        self.kill()
+        if self._monitor is not None:
+            self._monitor.close()
+        self._ends.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        options = self.options
+        program = shutil.which(PROGRAM)
+        if program is None:
+            raise QemuLaunchFailure([PROGRAM], 127, f"there is no {PROGRAM} on the PATH")
+        theirs: list[int] = []
+
+        def share(fd: int) -> int:
+            theirs.append(fd)
+            return fd
+
+        def connect() -> tuple[socket.socket, int]:
+            ours, other = socket.socketpair()
+            self._ends.enter_context(ours)
+            return ours, share(os.dup(other.fileno()))
+
+        try:
+            ram = share(self._make_ram(options.memory_size))
+            qtest_end, qtest = connect()
+            self._monitor_end, monitor = connect()
+            command = [
+                program,
+                *("-no-user-config", "-nodefaults", "-display", "none"),
+                *("-accel", options.accelerator, "-smp", str(options.cpus)),
+                *("-m", f"{options.memory_size >> 20}M"),
+                "-object",
+                f"memory-backend-file,id=ram0,size={options.memory_size},share=on,"
+                f"mem-path=/proc/self/fd/{ram}",
+                *("-machine", "pc,memory-backend=ram0"),
+                # The option wants a character device that bears the name of the option.
+                *("-chardev", f"socket,id=qtest,fd={qtest}"),
+                *("-qtest", "chardev:qtest", "-qtest-log", "none"),
+                *("-chardev", f"socket,id=qmp,fd={monitor}", "-mon", "chardev=qmp,mode=control"),
+            ]
+            if options.firmware is not None:
+                image = share(os.memfd_create("firmware"))
+                os.write(image, options.firmware)
+                command += ["-bios", f"/proc/self/fd/{image}"]
+            if options.netdev_fd is None:
+                self.netdev, wire = connect()
+                command += ["-netdev", f"socket,id=net0,fd={wire}"]
+            else:
+                wire = share(os.dup(options.netdev_fd))
+                command += ["-netdev", f"tap,id=net0,fd={wire}"]
+            command += ["-device", f"{options.nic},netdev=net0,mac={options.mac.hex(':')}"]
+            if options.serial:
+                self.serial, line = connect()
+                console = self.folder / CONSOLE
+                command += ["-chardev", f"socket,id=serial0,fd={line},logfile={console}"]
+                command += ["-serial", "chardev:serial0"]
+            self.command = [*command, *options.more]
+            (self.folder / COMMAND).write_text(shlex.join(self.command) + "\n", encoding="utf-8")
+            with (self.folder / LOG).open("wb") as log:
+                self._child = self.spawn(self.command, log.fileno(), theirs)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self.qtest = Qtest(qtest_end)
+        try:
+            self.qtest.inl(_HELLO_PORT)
+        except QemuGone:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1.0)
+            raise QemuLaunchFailure(self.command, self._child.poll(), self.output()) from None
+
+    def _make_ram(self, size: int) -> int:
+        fd = os.memfd_create("guest-ram")
+        os.ftruncate(fd, size)
+        self.ram = np.frombuffer(mmap.mmap(fd, size), np.uint8)
+        return fd
