@@ -12,7 +12,7 @@ what the far end makes of it, what reaches the NIC.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from bench.clock import Clock
 from bench.wire.contracts import Wire
@@ -55,6 +55,10 @@ class OutOfTime(Exception):
     """The run's own budget is used up: whatever it waits for, it will not come."""
 
 
+class MachineLost(Exception):
+    """The machine is gone in the middle of its dump: nothing of it runs any more."""
+
+
 class Board:
     """``Mmio`` for the driver, DELAY for the CPU, and the wire for the NIC."""
 
@@ -74,9 +78,16 @@ class Board:
         self._far_end = far_end
         self._deadline_ns = deadline_ns
         self._tell = tell
+        self._lost = ""
+
+    def lose(self, why: str) -> NoReturn:
+        """The machine is gone: whatever its code still tries, it does not do. Raises."""
+        self._lost = why
+        raise MachineLost(why)
 
     def turn(self) -> None:
-        """Let the hardware catch up with the clock. Raises ``OutOfTime``."""
+        """Let the hardware catch up with the clock. Raises ``OutOfTime``, ``MachineLost``."""
+        self._alive()
         now = self.clock.now_ns()
         if now > self._deadline_ns:
             raise OutOfTime(f"the run's budget ended at {self._deadline_ns / 1e9:.0f} s")
@@ -89,9 +100,11 @@ class Board:
             self._device.receive(got)
 
     def read32(self, offset: int) -> int:
+        self._alive()
         return self._device.read32(offset)
 
     def write32(self, offset: int, value: int) -> None:
+        self._alive()
         self._device.write32(offset, value)
         if offset == Reg.TDT:
             self._tell("doorbell", tdt=value)
@@ -100,6 +113,10 @@ class Board:
     def delay_us(self, microseconds: int) -> None:
         self.clock.delay_us(microseconds)
         self.turn()
+
+    def _alive(self) -> None:
+        if self._lost:
+            raise MachineLost(self._lost)
 
 
 class BoardNic:

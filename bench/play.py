@@ -30,7 +30,7 @@ from bench.runs import (
     output_trouble,
 )
 from bench.scenario import Scenario, only_profile, parse_scenario
-from bench.tiers import Choice, choose_tier, wants_tap
+from bench.tiers import ON_A_TAP, Choice, choose_tier, wants_tap
 from bench.verdict import RunResult, to_text
 
 MAX_SEED: Final = (1 << 63) - 1
@@ -124,7 +124,7 @@ def replay(
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
     tier, seed = verdict["tier"], verdict["seed"]
-    if tier == "tap":
+    if tier in ON_A_TAP:
         before_tap()
     choice = choose_tier(scenario, tier)
     runs = runs or folder.absolute().parent
@@ -151,10 +151,11 @@ def _run(
     from bench.runner import run_scenario
     from bench.servers.process import ServerLaunchFailure
     from bench.wire.contracts import WireError
+    from guest.qemu.errors import QemuError
 
     with (
         _disk_trouble_in(folder.path.parent),
-        _lacking(choice.tier, WireError, ServerLaunchFailure, MemoryError),
+        _lacking(choice.tier, WireError, QemuError, ServerLaunchFailure, MemoryError),
     ):
         result = run_scenario(
             scenario,

@@ -36,6 +36,7 @@ OUTCOMES: Final = {
     "failed": "The client gave up, and said so.",
     "deadlock": "The driver waits for a lock whose owner will never run again.",
     "hung": "The run used up its time without an end.",
+    "lost": "The machine was gone before its dump had an end.",
 }
 _PLURALS: Final = {"silent-hole": "silent holes", "deadlock": "deadlocks"}
 
@@ -118,6 +119,8 @@ def paragraphs(result: RunResult) -> Iterator[Paragraph]:
         else:
             yield from _case(runs[0], result.tier)
         yield BLANK
+    for left_out in result.not_played:
+        yield Paragraph("left out", left_out)
     yield from _oracles(result.cases)
     if result.run_folder:
         yield Paragraph("folder", result.run_folder)
@@ -139,6 +142,7 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     yield from _wire([case])
     yield from _refused(case.refused)
     yield from _swallowed(case)
+    yield from _last_words(case)
     yield from _difference(case)
     yield Paragraph("panic", _panic_context([case]))
     yield from _broken([case])
@@ -205,6 +209,17 @@ def _swallowed(case: CaseResult) -> Iterator[Paragraph]:
     if count:
         what = f"{_count(count, 'frame')} addressed to another MAC: the client believed them."
         yield Paragraph("swallowed", what, "yellow")
+
+
+def _last_words(case: CaseResult) -> Iterator[Paragraph]:
+    words = case.netconsole
+    if words is not None:
+        what = f"{words.arrived} of the {words.console} lines that the console printed from the"
+        what += f" crash on arrived by netconsole ({_count(words.sent, 'frame')} sent)"
+        if words.lost:
+            explained = words.lost - words.unexplained
+            what += f"; the wire explains {explained} of the {words.lost} that did not"
+        yield Paragraph("netconsole", f"{what}.", "yellow" if words.unexplained else "")
 
 
 def _difference(case: CaseResult) -> Iterator[Paragraph]:

@@ -27,13 +27,17 @@ from bench.events import EventLog
 from bench.judge.compare import Comparison, Image, compare, read_stored
 from bench.judge.expect import unmet
 from bench.judge.live import LiveDisk
+from bench.judge.netconsole import NetconsoleWatch
+from bench.judge.netconsole import judge as judge_last_words
 from bench.judge.oracles import ORACLES, Evidence, outcome
 from bench.judge.watch import WireWatch
 from bench.progress import Progress
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
+from bench.scenario.combinations import playable
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, Stages
-from bench.story.told import NoSuchStep, Story, Told
-from bench.verdict import CaseResult, Difference, Hole, PanicContext, RunResult
+from bench.story.synthetic import NoSuchStep, SyntheticStory
+from bench.story.told import Story, Tell, Told
+from bench.verdict import CaseResult, Difference, Hole, LastWords, PanicContext, RunResult
 from bench.wire.contracts import Direction
 from guest.synthetic import OutOfMemory
 from nic_models.frames import Frames
@@ -52,6 +56,10 @@ _DESCRIPTORS: Final = 2
 #: Looks at a folder until two agree, and the time between two.
 _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
+#: Of a machine with more memory than this, a capture keeps only the beginning of each frame: the
+#: headers of every protocol and some of the data, which is in the dump anyway.
+_SNAP_ABOVE: Final = 64 << 20
+_SNAPLEN: Final = 128
 _DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
 
 
@@ -69,6 +77,10 @@ def run_scenario(
     with Stages(tier) as stages:
         runs: list[ResolvedCase] = []
         for case in expand_cases(scenario):
+            if not playable(case, tier):
+                says = f"'{case.group}': its Linux guest needs tier qemu"
+                result.not_played += [] if says in result.not_played else [says]
+                continue
             with _impossible(scenario, case):
                 runs += _every(case, seed, run_folder)
         progress.cases(len(runs))
@@ -99,9 +111,17 @@ def _every(case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
     if case.sweep_over is None or case.sweep_value is not None:
         return [case]
     with Stages("sim") as stages, stages.set(case, seed, folder / "dry", _nobody) as stage:
-        steps = Story(case, stage, seed, _silent).count_steps()
+        steps = SyntheticStory(case, stage, seed, _silent).count_steps()
     shutil.rmtree(folder / "dry")
     return with_values(case, range(steps))
+
+
+def _story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> Story:
+    if case.machine.kind == "synthetic":
+        return SyntheticStory(case, stage, seed, tell)
+    from bench.story.linux import LinuxStory  # needs QEMU's libraries: only who plays it pays
+
+    return LinuxStory(case, stage, seed, tell)
 
 
 def _nobody(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -> None: ...
@@ -115,12 +135,15 @@ def _run(
 ) -> CaseResult:
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
+    overheard = NetconsoleWatch() if run.machine.netconsole else None
     disk: LiveDisk | None = None  # there is nothing to watch for before the panic
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
-        capture = PcapngWriter(file)
+        capture = PcapngWriter(file, snaplen=_SNAPLEN if run.machine.memory > _SNAP_ABOVE else 0)
 
         def observe(direction: Direction, frames: Frames, notes: Mapping[int, str]) -> None:
             capture.write(direction, frames, notes)
+            if overheard is not None:
+                overheard.observe(direction, frames, notes)
             if disk is not None:
                 watch.observe(direction, frames, notes)
                 if direction == "to-client":
@@ -132,16 +155,25 @@ def _run(
             def tell(kind: str, **fields: object) -> None:
                 events.emit(kind, stage.clock.now_ns(), **fields)
 
-            story = Story(run, stage, seed, tell)
+            story = _story(run, stage, seed, tell)
             story.boot()
             struck = story.live()
             tell("panic", where=struck)
             expected = _expected(story)
             disk = LiveDisk(stage.dumpdir, watch, expected)
             told = story.dump(struck)
-            tell("end", error=told.report.error, deadlock=told.deadlock, hung=told.out_of_time)
+            tell(
+                "end",
+                error=told.report.error,
+                deadlock=told.deadlock,
+                hung=told.out_of_time,
+                lost=told.lost,
+            )
             evidence = _gather(told, stage, watch, disk, expected)
     _read_disk(evidence, stage, told)
+    if overheard is not None:
+        last_words = judge_last_words(told.console, overheard.sent, told.netconsole or [])
+        return _judge(run, told, stage, watch, evidence, last_words)
     return _judge(run, told, stage, watch, evidence)
 
 
@@ -158,12 +190,14 @@ def _gather(
         gave_up=report.detail,
         deadlock=told.deadlock,
         out_of_time=told.out_of_time,
+        lost=told.lost,
         acked=watch.acknowledged(),
         live_looks=disk.looks,
         live_missing=disk.missing,
         expected=expected,
         violations=told.machine.guard.summary(),
-        memory_changes=told.machine.memory_changes(),
+        # A machine that was reset writes what it likes.
+        memory_changes=[] if told.lost else told.machine.memory_changes(),
         server_present=stage.server is not None,
     )
     before = _settled(stage)
@@ -272,7 +306,12 @@ def _stored_dump(folder: Path) -> Path | None:
 
 
 def _judge(
-    run: ResolvedCase, told: Told, stage: Stage, watch: WireWatch, seen: Evidence
+    run: ResolvedCase,
+    told: Told,
+    stage: Stage,
+    watch: WireWatch,
+    seen: Evidence,
+    last_words: LastWords | None = None,
 ) -> CaseResult:
     rulings = {name: oracle(seen) for name, oracle in ORACLES.items()}
     report, stats = told.report, told.report.stats
@@ -291,13 +330,17 @@ def _judge(
         frames=watch.frames,
         retransmissions=stats.retransmissions,
         refused=dict(stats.refused),
-        first_difference=_first_difference(told, seen.comparison),
+        first_difference=(
+            None if told.lost else _first_difference(told, seen.comparison)  # it ends early: known
+        ),
         sweep_over=run.sweep_over,
         sweep_value=run.sweep_value,
         error=report.error,
-        why=told.deadlock or told.out_of_time or _why(report.failed_in, report.detail),
+        why=told.deadlock or told.out_of_time or told.lost or _why(report.failed_in, report.detail),
         panic_context=_panic_context(told),
         foreign_frames_accepted=stats.foreign_accepted,
+        nic_wrote_pages=len(_pages(told)),
+        netconsole=last_words,
         wire=_wire_deeds(stage),
         violations=seen.violations,
         notes=_notes(run, told, watch, seen),
@@ -351,6 +394,11 @@ def _wire_deeds(stage: Stage) -> dict[str, int]:
     return deeds | {str(name): count for name, count in stage.bystanders.added.items()}
 
 
+def _pages(told: Told) -> set[int]:
+    """Numbers of the pages that the NIC wrote to by itself."""
+    return {page for a, b in told.nic_wrote for page in range(a >> 12, -(-b >> 12))}
+
+
 def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
     notes: list[str] = []
     if seen.comparison is not None and seen.claims_success:
@@ -358,12 +406,15 @@ def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> l
             f"The hole at {hole.start:#x}: {watch.history(hole.start)}; the client moved on."
             for hole in seen.comparison.holes[:2]
         ]
-    if run.machine.panic_during != "idle":
+    if run.machine.panic_during != "idle" or run.machine.kind == "linux":
         notes.append(f"The panic struck {told.struck}.")
-    arena = told.machine.memory.arena[0]
-    late = sum(end - start for start, end in told.device.dma_writes() if start < arena)
-    if late:
-        notes.append(f"The NIC wrote {late} bytes of ordinary memory after the panic.")
+    if told.nic_wrote:
+        pages = _pages(told)
+        notes.append(
+            f"Between the panic and the takeover the NIC wrote to memory by itself, into"
+            f" {len(pages)} pages from {min(pages) << 12:#x} on: they are dumped as it left them."
+        )
+    notes += told.notes
     if seen.stored_as.endswith(".partial"):
         notes.append(f"The server keeps what came as {seen.stored_as}.")
     return notes

@@ -25,9 +25,10 @@ def _sim() -> Capability:
 
 
 def _qemu() -> Capability:
-    return Capability(
-        False, "this version does not play QEMU's NICs yet", "choose the tier tap or sim"
-    )
+    from bench.qemu_nic import can_qemu
+
+    found = can_qemu()
+    return found if not found.ok else _tap()  # its frames go to a TAP
 
 
 PROBES: Final[dict[str, Callable[[], Capability]]] = {"tap": _tap, "qemu": _qemu, "sim": _sim}
@@ -62,9 +63,13 @@ def choose_tier(
     raise MachineLacks(f"{scenario.name} can't be played here: {'; '.join(lacks)}")
 
 
+#: Tiers whose frames go through a TAP.
+ON_A_TAP: Final = ("tap", "qemu")
+
+
 def wants_tap(scenario: Scenario, demanded: str | None) -> bool:
-    """Whether the tap tier would be played if this machine let us."""
-    return "tap" in scenario.tiers[:1] if demanded is None else demanded == "tap"
+    """Whether a TAP would be used if this machine let us."""
+    return (scenario.tiers[0] if demanded is None else demanded) in ON_A_TAP
 
 
 def _check_name(scenario: Scenario, demanded: str) -> None:

@@ -71,6 +71,20 @@ class PanicContext:
 
 
 @dataclass(slots=True)
+class LastWords:
+    """What became of a Linux kernel's last words; ``judge/netconsole.py``. Numbers of lines."""
+
+    console: int = 0
+    sent: int = 0
+    arrived: int = 0
+    lost: int = 0
+    """Lines of the console that never arrived."""
+    unexplained: int = 0
+    """Of these, those that no fault of the wire explains."""
+    first_unexplained: str = ""
+
+
+@dataclass(slots=True)
 class CaseResult:
     """One run of one case."""
 
@@ -105,6 +119,10 @@ class CaseResult:
     """For each oracle that is broken or not applicable: why."""
     panic_context: PanicContext = field(default_factory=PanicContext)
     foreign_frames_accepted: int = 0
+    nic_wrote_pages: int = 0
+    """Pages of memory that the NIC wrote to between the panic and the takeover."""
+    netconsole: LastWords | None = None
+    """What became of the last words that a Linux guest sent; None where it sent none."""
     wire: dict[str, int] = field(default_factory=dict)
     """What the wire did to frames: ``{"drop": 3}``."""
     violations: list[str] = field(default_factory=list)
@@ -140,6 +158,8 @@ class RunResult:
     story: str = ""
     only_profile: str | None = None
     """Set where --profile left out the others' cases."""
+    not_played: list[str] = field(default_factory=list)
+    """Cases that this tier can't play, and why; a line each."""
 
     @property
     def passed(self) -> bool:
@@ -158,6 +178,7 @@ class RunResult:
             "title": self.title,
             "why": self.why,
             "only_profile": self.only_profile,
+            "not_played": self.not_played,
             "cases": [case.as_json() for case in self.cases],
         }
 

@@ -87,12 +87,12 @@ class Report:
 class NetdumpClient:
     """One dump. Make it at boot (it reserves memory), ``dump`` once, in the panic."""
 
-    def __init__(self, profile: Profile, memory: Memory, segments: list[tuple[int, int]]) -> None:
-        """``segments``: (physical start, length) to dump, ascending, in whole 4 KiB blocks."""
+    def __init__(self, profile: Profile, memory: Memory, image: DumpImage) -> None:
+        """``image``: what is to be dumped of ``memory``."""
         self.profile = profile
+        self.image = image
         self._memory = memory
         self._buffer_at = memory.reserve(MAX_IO_SIZE, 4096)
-        self.image = DumpImage(memory, segments)
 
     def dump(
         self,

@@ -1,6 +1,6 @@
 """The dump core: what is written where, and the one place that says whether it may be.
 
-A dump is a stream of bytes, offset 0 upwards, contiguous: an ELF header page, then every dumped
+A dump is a stream of bytes, offset 0 upwards, contiguous: ELF header pages, then every dumped
 stretch of physical memory in ascending order (``elfcore.py``). Architecture code would produce it;
 the dumper callback takes it in pieces that are block-sized, block-aligned and no longer than
 ``maxiosize``. Here the pieces break at multiples of ``maxiosize`` of the *stream*, so that the
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netdump.contracts import Memory
-from netdump.elfcore import Segment, build_header
+from netdump.elfcore import FREEBSD, Flavour, Segment, build_header
 from netdump.errors import LocalError
 
 BLOCK_SIZE = 4096
@@ -89,17 +89,30 @@ class Piece:
 class DumpImage:
     """The stream that a set of memory segments makes.
 
-    The ELF header needs a place to be sent from: ``header_page`` is taken from the panic arena when
-    the image is planned, at boot.
+    The ELF header needs a place to be sent from: its pages are taken from the panic arena when the
+    image is planned, at boot. So the notes have their size by then.
     """
 
-    def __init__(self, memory: Memory, segments: Sequence[tuple[int, int]]) -> None:
-        """``segments``: (physical start, length), ascending, in whole blocks."""
+    def __init__(
+        self,
+        memory: Memory,
+        segments: Sequence[tuple[int, int]],
+        *,
+        flavour: Flavour = FREEBSD,
+        notes: bytes = b"",
+        direct_map: int | None = None,
+    ) -> None:
+        """``segments``: (physical start, length), ascending, in whole blocks.
+
+        The others are those of ``elfcore.build_header``.
+        """
         self.segments = tuple(Segment(start, length) for start, length in segments)
         for segment in self.segments:
             if segment.physical % BLOCK_SIZE or segment.length % BLOCK_SIZE:
                 raise DumpRefused(errno.EINVAL, f"{segment} is not made of whole blocks")
-        self._header = build_header(self.segments)
+        self._header = build_header(
+            self.segments, flavour=flavour, notes=notes, direct_map=direct_map
+        )
         self._memory = memory
         self._header_at = memory.reserve(len(self._header), BLOCK_SIZE)
         self.length = len(self._header) + sum(segment.length for segment in self.segments)

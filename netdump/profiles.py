@@ -114,6 +114,7 @@ _NETDUMP2: Final = replace(
     name="netdump2",
     checks=Checks(),
     ack_port_is_checked=True,
+    arp_retries=15,  # 3 s, as stock: a NIC just taken over, or its switch, may be deaf that long
     polls=200,
     retries=50,
     poll_delay_us=1000,  # fewer, larger bursts; the ring holds 6 ms of gigabit

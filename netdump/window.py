@@ -23,7 +23,8 @@ Both count in polls. Neither reads a clock.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -88,13 +89,33 @@ class Link(Protocol):
 
 def fragment(offset: int, address: int, length: int, size: int) -> NDArray[np.void]:
     """Cut one piece into fragments of ``size`` bytes; an empty piece is one empty fragment."""
+    table = _cut(length, size).copy()
+    table["offset"] += offset
+    table["address"] += address
+    return table
+
+
+@lru_cache(maxsize=64)
+def _cut(length: int, size: int) -> NDArray[np.void]:
+    """Such a piece at offset and address 0: nearly all pieces of a dump are of one length."""
     count = max(1, -(-length // size))
     table = np.zeros(count, FRAGMENT)
     starts = np.arange(count, dtype=np.int64) * size
-    table["offset"] = offset + starts
-    table["address"] = address + starts
+    table["offset"] = table["address"] = starts
     table["length"] = np.minimum(size, length - starts)
     return table
+
+
+def _join(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    """As ``np.concatenate``, which compares the dtypes field by field each time."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = np.empty(sum(map(len, parts)), FRAGMENT)
+    at = 0
+    for part in parts:
+        joined[at : at + len(part)] = part
+        at += len(part)
+    return joined
 
 
 class AckBits:
@@ -233,7 +254,7 @@ class SlidingWindow:
             total += len(piece)
             if total >= self._window:
                 break
-        return np.concatenate(parts) if len(parts) > 1 else waiting
+        return _join(parts)
 
     def _send_new(self, kind: MessageType, waiting: NDArray[np.void]) -> NDArray[np.void]:
         """Send what the window has room for; what still waits."""
@@ -248,7 +269,7 @@ class SlidingWindow:
         sent["tries"] = 1
         self._transmissions += taken
         self._next = (self._next + taken) & _SEQNO_MASK
-        self._flying = np.concatenate([self._flying, sent])
+        self._flying = _join([self._flying, sent])
         return waiting[taken:]
 
     def _mark(self, acks: list[int]) -> int:

@@ -16,6 +16,7 @@ from guest.synthetic import Endpoint, PhysicalMemory, fill, udp_frame
 from guest.synthetic.load import checksum
 from netdump.client import DumpRequest, NetdumpClient, Report
 from netdump.contracts import Event, TxBatch
+from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
 from netdump.profiles import Profile
@@ -292,7 +293,7 @@ def play(
         dma_late=dma_late,
         noise=noise,
     )
-    client = NetdumpClient(profile, memory, segments)
+    client = NetdumpClient(profile, memory, DumpImage(memory, segments))
     image = client.image.header
     image += b"".join(memory.buffer[at : at + size].tobytes() for at, size in segments)
     before = memory.buffer[:MEMORY].copy()

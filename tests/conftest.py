@@ -1,42 +1,45 @@
-"""What all tests share: a test marked ``tap`` is played where there can be a TAP, else skipped.
+"""What all tests share: a test marked with a tier is played where that tier works, else skipped.
 
 It is skipped with the reason and the cure, and the last lines of the run say how many were.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
 import pytest
 
+from bench.tiers import PROBES
 from bench.wire.contracts import Capability
-from bench.wire.tap import can_tap
 
-_SKIPPED = pytest.StashKey[list[str]]()
+_SKIPPED = pytest.StashKey[Counter[tuple[str, str, str]]]()
+#: Marker -> whether this machine can play it; found out once, and only if somebody asks.
+_CAN: Final[dict[str, Callable[[], Capability]]] = {
+    tier: cache(PROBES[tier]) for tier in ("tap", "qemu")
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_SKIPPED] = []
-
-
-@pytest.fixture(scope="session")
-def tap_capability() -> Capability:
-    """Whether this machine can make a TAP; found out once."""
-    return can_tap()
+    config.stash[_SKIPPED] = Counter()
 
 
 @pytest.fixture(autouse=True)
-def _tap_or_skip(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("tap"):
-        found: Capability = request.getfixturevalue("tap_capability")
-        if not found.ok:
-            request.config.stash[_SKIPPED].append(request.node.nodeid)
-            pytest.skip(f"no TAP: {found.why}; cure: {found.cure}")
+def _played_or_skipped(request: pytest.FixtureRequest) -> None:
+    for tier, can in _CAN.items():
+        if request.node.get_closest_marker(tier):
+            found = can()
+            if not found.ok:
+                request.config.stash[_SKIPPED][f"{tier} tier", found.why, found.cure] += 1
+                pytest.skip(f"no {tier} tier: {found.why}; cure: {found.cure}")
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    skipped = config.stash[_SKIPPED]
-    if skipped:
+    for (tier, why, cure), count in config.stash[_SKIPPED].items():
         terminalreporter.write_line(
-            f"{len(skipped)} tests of the tap tier were NOT played: this machine makes no TAP"
+            f"{count} tests of the {tier} were NOT played: {why} (cure: {cure})"
         )

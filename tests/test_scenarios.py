@@ -24,6 +24,11 @@ ROOT = Path(__file__).parent.parent
 NAMES = list_scenarios()
 
 
+def on(tier: str) -> list[str]:
+    """The scenarios that are played on a tier."""
+    return [name for name in NAMES if tier in load_scenario(name).tiers]
+
+
 def must_not_be_called() -> None:
     """A test does not restart itself in a namespace of its own."""
 
@@ -52,7 +57,7 @@ def made(text: str, tier: str = "sim") -> Scenario:
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", on("sim"))
 def test_a_scenario_passes_in_memory(name: str, tmp_path: Path) -> None:
     result = played(load_scenario(name), "sim", tmp_path)
     assert result.passed, complaints(result)
@@ -73,7 +78,7 @@ def test_the_machines_of_a_sweep_do_not_pile_up(
         alive.append(len(machines))
         return machine
 
-    monkeypatch.setattr("bench.story.told.SyntheticMachine", boot)
+    monkeypatch.setattr("bench.story.synthetic.SyntheticMachine", boot)
     monkeypatch.setattr("bench.runner._COLLECT_AT", 2 << 20)
     text = '[machine]\nmemory = "1 MiB"\n[nic]\nrx_ring = 256\n[[wire.fault]]\ndoes = "drop"\n'
     text += 'index = 0\n[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
@@ -266,10 +271,20 @@ def leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.mark.tap
 @pytest.mark.usefixtures("leaves_nothing")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", on("tap"))
 def test_a_scenario_passes_on_a_tap(name: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     result = played(load_scenario(name), "tap", runs)
+    assert result.passed, complaints(result)
+    assert os.listdir(runs) == [Path(result.run_folder).name]
+
+
+@pytest.mark.qemu
+@pytest.mark.usefixtures("leaves_nothing")
+@pytest.mark.parametrize("name", on("qemu"))
+def test_a_scenario_passes_on_qemus_nic(name: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    result = played(load_scenario(name), "qemu", runs)
     assert result.passed, complaints(result)
     assert os.listdir(runs) == [Path(result.run_folder).name]
 

@@ -46,7 +46,19 @@ def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> 
     for name, count, seen in (
         ("foreign frames accepted", expect.foreign_frames_accepted, result.foreign_frames_accepted),
         ("retransmissions", expect.retransmissions, result.retransmissions),
+        ("pages written by the NIC", expect.nic_wrote_pages, result.nic_wrote_pages),
+        (
+            "lines of netconsole lost",
+            expect.netconsole_lost,
+            result.netconsole.lost if result.netconsole else 0,
+        ),
     ):
         if count is not None and not count.holds(seen):
             missing.append(f"expected {count} {name}, came {seen}")
+    words = result.netconsole
+    if words is not None and words.unexplained:
+        missing.append(
+            f"{words.unexplained} lines of netconsole did not arrive though the wire broke none of"
+            f" them, the first: {words.first_unexplained}"
+        )
     return missing

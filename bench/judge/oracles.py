@@ -43,6 +43,8 @@ class Evidence:
     """Why the client ended without success, in its own words; "" if it did not."""
     deadlock: str = ""
     out_of_time: str = ""
+    lost: str = ""
+    """How the machine was lost before its dump had an end."""
     stored: NDArray[np.uint8] | None = None
     """The stored dump's bytes, complete or partial; None where nothing was stored."""
     stored_as: str = ""
@@ -183,7 +185,8 @@ ORACLES: Final[dict[str, Callable[[Evidence], Ruling]]] = {
 
 
 def outcome(seen: Evidence) -> str:
-    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung.
+    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung, or
+    lost.
 
     A silent hole is one that *both* sides call a complete dump.
     """
@@ -191,6 +194,8 @@ def outcome(seen: Evidence) -> str:
         return "deadlock"
     if seen.out_of_time:
         return "hung"
+    if seen.lost:
+        return "lost"
     if not seen.claims_success:
         return "failed"
     if seen.complete:

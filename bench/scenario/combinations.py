@@ -7,11 +7,19 @@ where that case makes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from bench.scenario.positions import Path
-from bench.scenario.schema import CLIENT_KINDS, SERVER_KINDS, Case, Document, ResolvedCase, Sweep
+from bench.scenario.schema import (
+    CLIENT_KINDS,
+    SERVER_KINDS,
+    Case,
+    Document,
+    ResolvedCase,
+    Sweep,
+    Wire,
+)
 
 #: IPv4, UDP and netdump headers.
 _HEADERS: Final = 52
@@ -43,13 +51,56 @@ SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = 
         lambda c: c.sweep_over == "panic-step" and c.machine.panic_during == "idle",
         "a sweep over panic steps needs work: set it to transmit or interrupt",
     ),
+    (
+        ("machine", "memory"),
+        lambda c: c.machine.kind == "linux" and not _whole_mib(c.machine.memory, 96, 3072),
+        "a Linux guest boots in whole MiB of memory, from 96 MiB to 3 GiB",
+    ),
+    (
+        ("machine", "arena"),
+        lambda c: c.machine.kind == "linux" and not _whole_mib(c.machine.arena, 1, 256),
+        "on top of a Linux guest's memory the arena is whole MiB, at most 256",
+    ),
+    (
+        ("machine", "panic_during"),
+        lambda c: c.machine.kind == "linux" and c.machine.panic_during != "idle",
+        "the steps of a Linux guest's own driver are not ours to stop at: leave it idle",
+    ),
+    (
+        ("machine", "lost"),
+        lambda c: c.machine.kind != "linux" and c.machine.lost == "reset",
+        "only a Linux guest boots again after a reset: write power",
+    ),
+    (
+        ("machine", "netconsole"),
+        lambda c: (
+            c.machine.netconsole and (c.machine.kind != "linux" or c.machine.notice != "console")
+        ),
+        "only a Linux guest has it, and only one that prints to its end: set notice to 'console'",
+    ),
+    (
+        ("network", "gateway"),
+        lambda c: c.machine.kind == "linux" and c.network.gateway and c.machine.load == "heavy",
+        "a Linux guest has no route to a peer behind a gateway: its load can't be heavy",
+    ),
 )
 
 
+def _whole_mib(size: int, least: int, most: int) -> bool:
+    return size % (1 << 20) == 0 and least <= size >> 20 <= most
+
+
 def faults(document: Document) -> Iterator[tuple[Path, str]]:
-    """What is wrong with the wire."""
-    for i, fault in enumerate(document.wire.fault):
-        path: Path = ("wire", "fault", i)
+    """What is wrong with the wire, the document's and a case's own."""
+    wires: list[tuple[Path, Wire]] = [(("wire",), document.wire)]
+    wires += [(("case", i, "wire"), case.wire) for i, case in enumerate(document.case)]
+    for whose, wire in wires:
+        yield from _faults(whose, wire)
+
+
+def _faults(whose: Path, wire: Wire) -> Iterator[tuple[Path, str]]:
+    for i, fault in enumerate(wire.fault):
+        path: Path = (*whose, "fault", i)
         if (fault.chance is None) == (fault.index is None):
             yield path, "give exactly one of chance and index"
         for kinds, direction in ((CLIENT_KINDS, "to-client"), (SERVER_KINDS, "to-server")):
@@ -95,6 +146,18 @@ def _panic_step(
 ) -> Iterator[tuple[Path, str]]:
     if document.machine.panic_at is not None or case.machine.panic_at is not None:
         yield (*path, "sweep"), f"{sweep.over} sets machine.panic_at, which is given already"
+
+
+def tiers(document: Document, cases: Sequence[ResolvedCase]) -> Iterator[tuple[Path, str]]:
+    """Tiers on which there is nothing to play."""
+    for number, tier in enumerate(document.tiers):
+        if not any(playable(case, tier) for case in cases):
+            yield ("tiers", number), f"no case can be played on {tier}: a Linux guest needs qemu"
+
+
+def playable(case: ResolvedCase, tier: str) -> bool:
+    """A Linux guest needs a tier that has one; everything else plays everywhere."""
+    return case.machine.kind != "linux" or tier == "qemu"
 
 
 def settings(case: ResolvedCase) -> Iterator[tuple[Path, str]]:

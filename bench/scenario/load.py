@@ -187,7 +187,7 @@ def _resolve(document: Document) -> Iterator[tuple[Case, ResolvedCase]]:
                 network=_merged(document.network, case.network),
                 server=_merged(document.server, case.server),
                 client=_merged(document.client, case.client),
-                wire=document.wire,
+                wire=_merged(document.wire, case.wire),
                 expect=case.expect,
                 sweep_over=case.sweep.over if case.sweep else None,
             ),
@@ -211,7 +211,9 @@ def _merged(base: _T, override: _T) -> _T:
 def _impossible(document: Document) -> Iterator[tuple[Path, str]]:
     """What is impossible together, blamed on the case's key where the case sets it."""
     yield from combinations.faults(document)
-    for number, (case, resolved) in enumerate(_resolve(document)):
+    cases = list(_resolve(document))
+    yield from combinations.tiers(document, [resolved for _, resolved in cases])
+    for number, (case, resolved) in enumerate(cases):
         yield from combinations.expectations(document, case, number)
         for path, says in combinations.settings(resolved):
             section = getattr(case, str(path[0]))

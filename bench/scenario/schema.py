@@ -5,7 +5,8 @@ A scenario tells who dies (``machine``), through which card (``nic``), over whic
 Three rules:
 
 1. Every key has a default that plays the plain story, so a file holds only what is special in it.
-2. A case may override any of machine, nic, network, server and client; what it does not name stays.
+2. A case may override any of machine, nic, network, server, client and wire; what it does not name
+   stays.
 3. A *sweep* turns one case into many that differ in one number: which frame is lost, or before
    which step of its ordinary work the machine panics.
 
@@ -42,14 +43,14 @@ from bench.verdict import OracleName
 
 Tier = Literal["tap", "qemu", "sim"]
 ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
-Outcome = Literal["complete", "silent-hole", "false-success", "failed", "deadlock"]
-FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack"]
+Outcome = Literal["complete", "silent-hole", "false-success", "failed", "deadlock", "lost"]
+FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack", "netconsole"]
 
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
 PROFILES: Final[tuple[str, ...]] = get_args(ProfileName)
 
 #: Kinds of frame that only one side sends.
-CLIENT_KINDS: Final = frozenset({"herald", "vmcore", "kdh", "key", "finished"})
+CLIENT_KINDS: Final = frozenset({"herald", "vmcore", "kdh", "key", "finished", "netconsole"})
 SERVER_KINDS: Final = frozenset({"ack"})
 
 
@@ -94,6 +95,14 @@ class Table(BaseModel):
 class Machine(Table):
     """The machine that dies."""
 
+    kind: Literal["synthetic", "linux"] = "synthetic"
+    """Grown from the seed, or a real Linux guest, which only the tier qemu has."""
+    crash: Literal["nmi", "sysrq", "break", "keyboard", "oom"] = "nmi"
+    """How a Linux guest is made to panic."""
+    notice: Literal["pvpanic", "console"] = "pvpanic"
+    """How the bench learns of it."""
+    netconsole: StrictBool = False
+    """The Linux guest also sends its log over the network, with its own polled path."""
     memory: Annotated[Size, Field(ge=64 << 10, le=64 << 30, multiple_of=4096)] = 16 << 20
     arena: Annotated[Size, Field(ge=256 << 10, le=1 << 30, multiple_of=4096)] = 4 << 20
     """Set aside at boot for the panic: all that the dump may use for rings, headers, buffers."""
@@ -114,6 +123,12 @@ class Machine(Table):
     """Before which step of that work: its name, or its number from 0. None = before the first."""
     starve_mbufs: StrictBool = False
     """The ordinary allocator has nothing left."""
+    dead_time_ms: Annotated[StrictInt, Field(ge=0, le=60_000)] = 0
+    """How long the NIC goes on by itself before the panic path takes it over."""
+    lost: Literal["power", "reset"] | None = None
+    """The machine is lost for good in the middle of its dump."""
+    lost_after: Annotated[StrictInt, Field(ge=1)] = 100
+    """How many frames of data it still sends."""
 
 
 class Nic(Table):
@@ -206,6 +221,10 @@ class Expect(Table):
     refused: Annotated[tuple[StrictStr, ...], BeforeValidator(_one_or_more)] = ()
     """Reasons for which the client must have refused at least one frame each."""
     retransmissions: Expected = None
+    nic_wrote_pages: Expected = None
+    """Pages that the NIC wrote to between the panic and the takeover."""
+    netconsole_lost: Expected = None
+    """Lines of a Linux guest's last words that did not arrive."""
 
     def here(self, value: int) -> Expect:
         """What is expected at one value of a sweep."""
@@ -222,6 +241,10 @@ class Expect(Table):
         said += [f"refuses {reason}" for reason in self.refused]
         if self.retransmissions is not None:
             said.append(f"{self.retransmissions} retransmissions")
+        if self.nic_wrote_pages is not None:
+            said.append(f"{self.nic_wrote_pages} pages written by the NIC")
+        if self.netconsole_lost is not None:
+            said.append(f"{self.netconsole_lost} lines of netconsole lost")
         return ", ".join(said)
 
 
@@ -235,6 +258,7 @@ class Case(Table):
     network: Network = Network()
     server: Server = Server()
     client: Client = Client()
+    wire: Wire = Wire()
     sweep: Sweep | None = None
     expect: Expect
 

@@ -1,8 +1,8 @@
 """The stage: everything outside the machine, for the tier that the story is played on.
 
-A stage is a clock, the machine's end of a wire, and a server at the other end of it. The story does
-not see which tier it is on. ``tap`` is the real thing: a TAP in a network namespace of its own, and
-the server as a process; ``sim`` is a link and a host in memory, in virtual time.
+A stage is a clock, the machine's end of a wire, and a server at the other end of it. ``tap`` and
+``qemu`` have the real thing: a TAP in a network namespace of its own, and the server as a process;
+``sim`` is a link and a host in memory, in virtual time.
 
 The namespace and its TAP are kept by ``Stages`` and used by all runs of a scenario that ask for
 the same. Each run has a server and a dump folder of its own, and at its end the server is
@@ -14,6 +14,7 @@ the same. Each run has a server and a dump folder of its own, and at its end the
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -47,14 +48,14 @@ FAR_SERVER_IP: Final = "198.19.0.1"
 HOST_MAC: Final = bytes.fromhex("02005e001001")
 
 #: How long a run may take on the run's own clock before it counts as hung.
-BUDGET_NS: Final = {"sim": 3600 * 10**9, "tap": 300 * 10**9}
+BUDGET_NS: Final = {"sim": 3600 * 10**9, "tap": 300 * 10**9, "qemu": 300 * 10**9}
 #: A simulated host with as large a socket buffer as ours asks the kernel for.
 SIM_SOCKET_FRAMES: Final = 4096
 #: What a server needs for a datagram, taken from the real one on a slow day.
 SIM_SERVICE_NS: Final = 2_000
 #: The longest that a server may take for a few dozen messages, besides the way there and back, and
 #: how often its answers are looked for. A real one may have to wait for its turn on a busy machine.
-SETTLE_US: Final = {"sim": 400_000, "tap": 8_000_000}
+SETTLE_US: Final = {"sim": 400_000, "tap": 8_000_000, "qemu": 8_000_000}
 SETTLE_TURN_US: Final = 10_000
 
 
@@ -78,6 +79,12 @@ class Stage:
     """The longest that an answer may take when the wire is quiet."""
     faults: Faults
     bystanders: Bystanders
+    folder: Path
+    """The run's own, for what the machine leaves as evidence."""
+    closing: ExitStack
+    """What the machine needs to be taken down at the end of the run."""
+    listen: Callable[[int], socket.socket] | None = None
+    """A UDP socket of the server's host on that port; where there is a real host."""
 
     trouble: list[str] = field(default_factory=list)
     """What the server did that no server may do."""
@@ -133,8 +140,8 @@ class Stages:
     ) -> Iterator[Stage]:
         """A stage for one run; its server is killed at the end, whatever happens.
 
-        ``folder`` gets ``dumps/`` and, in ``tap``, the server's log. ``observer`` sees every frame
-        once, before any fault.
+        ``folder`` gets ``dumps/`` and, but for ``sim``, the server's log. ``observer`` sees every
+        frame once, before any fault.
         """
         dumpdir = folder / "dumps"
         dumpdir.mkdir(parents=True)
@@ -145,8 +152,11 @@ class Stages:
         try:
             yield stage
         finally:
-            if stage.server is not None:
-                stage.server.kill()
+            try:
+                stage.closing.close()
+            finally:
+                if stage.server is not None:
+                    stage.server.kill()
 
     def _sim(self, case: ResolvedCase, seed: int, dumpdir: Path, observer: Observer) -> Stage:
         clock = VirtualClock()
@@ -193,7 +203,9 @@ class Stages:
             )
             server.start()
         _drain(tap)
-        return self._stage(case, seed, dumpdir, observer, self._clock, tap, server)
+        stage = self._stage(case, seed, dumpdir, observer, self._clock, tap, server)
+        stage.listen = lambda port: namespace.run(_listen, server_ip, port)
+        return stage
 
     def _plug(self, segment: Segment) -> tuple[NetNamespace, TapWire]:
         """The namespace and the TAP of a segment; made once."""
@@ -242,6 +254,8 @@ class Stages:
             settle_us=SETTLE_US[self._tier] + 4 * case.network.latency_us,
             faults=faults,
             bystanders=bystanders,
+            folder=dumpdir.parent,
+            closing=ExitStack(),
         )
 
 
@@ -274,6 +288,13 @@ def _server_options(case: ResolvedCase) -> Sequence[str]:
     if case.nic.mtu > 4148:
         options += ["--max-datagram", str(case.nic.mtu)]
     return options
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind((address, port))
+    listener.setblocking(False)
+    return listener
 
 
 def _drain(wire: Wire) -> None:

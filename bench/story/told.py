@@ -1,9 +1,13 @@
 """The story of one case: a machine boots, lives, dies, and gets its memory out, or does not.
 
-In order: memory is filled and the NIC brought up; the network load runs through the driver in
-interrupt mode; the panic strikes at the chosen step; the dump client takes the NIC over and sends
-all memory but the panic arena. What each scene needs is made at boot, as a kernel would: after the
-panic nothing is allocated but from the arena and the pool.
+In order: the machine boots and its NIC comes up; it talks over the network as machines do; the
+panic strikes; the dump client takes the NIC over and sends all memory but the panic arena. Whose
+machine that is makes the difference in the first two scenes (``synthetic``, ``linux``); the last
+one, here, is the same for all.
+
+Between the panic and the takeover the NIC goes on by itself, into buffers that are about to be
+dumped. Nobody can take that back. So what it wrote is found out; the dump is to hold it as it is
+then, and the verdict names it.
 
 The seed of the run decides memory, load, entropy and faults. Nothing here reads a clock.
 """
@@ -11,48 +15,36 @@ The seed of the run decides memory, load, entropy and faults. Nothing here reads
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
-from typing import Final
+from typing import Final, NoReturn
 
-import numpy as np
-
-from bench.board import Board, BoardNic, OutOfTime
+from bench.board import Board, BoardNic, MachineLost, OutOfTime
 from bench.scenario.schema import ResolvedCase
-from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
-from guest.synthetic import (
-    Deadlock,
-    Endpoint,
-    MachineConfig,
-    NetworkLoad,
-    OrdinaryMbufs,
-    PanicPool,
-    PanicStrikes,
-    SyntheticMachine,
-)
+from bench.story.doom import Doom
+from bench.story.stage import CLIENT_IP, Stage
+from bench.wire.contracts import Wire
+from guest.kernel.corpse import Corpse
+from guest.kernel.locks import Deadlock
+from guest.kernel.mbufs import OrdinaryMbufs, PanicPool
 from netdump.client import DumpRequest, NetdumpClient, Report
+from netdump.contracts import Event
 from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
 from netdump.profiles import PROFILES, Profile
-from nic_models.e1000.device import E1000Device
-from nic_models.e1000.driver import E1000Driver, Mode
-from nic_models.frames import Frames
+from nic_models.e1000.driver import E1000Driver
 
 #: 2010-10-13 11:04:57 UTC, when the review was answered; a clock would make runs differ.
 DUMP_TIME: Final = 1_286_967_897
 VERSION: Final = "netdump-bench synthetic kernel\n"
-#: Rounds of network load before the panic.
-ROUNDS: Final = {"none": 0, "light": 4, "heavy": 40}
-#: Frames that the machine sends, or its peer, in one round.
-FRAMES_A_ROUND: Final = 4
-#: Frames that the peer still sends after the panic, a millisecond apart: it does not know.
-LATE_FRAMES: Final = {"none": 0, "light": 8, "heavy": 30}
-LATE_PACE_NS: Final = 1_000_000
-#: IPv4 and UDP headers.
-IP_UDP: Final = 28
 #: Buffers that debugnet sets aside: ncl x (4 + nrxr), for one ring of 1024 (kern_mbuf.c).
 POOL_A_DESCRIPTOR: Final = 5
+#: How often the hardware gets its turn while nobody has taken it over.
+DEAD_TURN_US: Final = 1000
+
+_LOST: Final = {"power": "it lost its power", "reset": "it was reset"}
 
 Tell = Callable[..., None]
 
@@ -61,18 +53,27 @@ Tell = Callable[..., None]
 class Told:
     """What the story came to."""
 
-    machine: SyntheticMachine
-    device: E1000Device
+    machine: Corpse
     client: NetdumpClient
     report: Report
     deadlock: str = ""
     out_of_time: str = ""
+    lost: str = ""
+    """How the machine was lost in the middle of its dump."""
     seconds: float = 0.0
     """From the panic to the end, on the run's clock."""
     struck: str = ""
     """Where the panic struck, in words."""
     footer: bytes = b""
     """What the client sends behind the data; empty if it has no footer."""
+    nic_wrote: list[tuple[int, int]] = field(default_factory=list)
+    """[start, end): memory that the NIC wrote to between the panic and the takeover."""
+    console: str = ""
+    """What a Linux guest's serial console printed from its crash on."""
+    netconsole: list[str] | None = None
+    """The datagrams that its netconsole got through; None where it has none."""
+    notes: list[str] = field(default_factory=list)
+    """What else is worth telling, a sentence each."""
 
 
 def profile_of(case: ResolvedCase) -> Profile:
@@ -90,8 +91,13 @@ def profile_of(case: ResolvedCase) -> Profile:
     return row
 
 
-class Story:
-    """One case on one stage. ``boot``, ``live``, ``panic``, ``dump``, in that order."""
+class Story(ABC):
+    """One case on one stage: ``boot``, ``live``, ``dump``, in that order."""
+
+    machine: Corpse
+    client: NetdumpClient
+    _has_dma_log = False
+    """Whether the device keeps a log of what it writes to memory."""
 
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         self._case = case
@@ -99,150 +105,107 @@ class Story:
         self._seed = seed
         self._tell = tell
         self._profile = profile_of(case)
-        nic = case.nic
-        self.machine = SyntheticMachine(
-            MachineConfig(
-                memory_size=case.machine.memory,
-                arena_size=case.machine.arena,
-                cpus=case.machine.cpus,
-                seed=seed,
-                hostname=case.machine.hostname,
-                zero_pages=case.machine.zero_pages,
-                panic_mbufs=POOL_A_DESCRIPTOR * nic.tx_ring,
-            ),
-            delay_us=lambda microseconds: self._board.delay_us(microseconds),
-        )
-        machine = self.machine
-        self._device = E1000Device(
-            machine.memory.buffer,
-            CLIENT_MAC,
-            machine.interrupt_line,
-            nic.rate if stage.tier == "sim" else None,
-        )
-        self._board = Board(
-            stage.clock, self._device, stage.wire, stage.far_end, stage.deadline_ns, tell
-        )
-        # Which supply the kernel's zone pointers name in the panic: FreeBSD swaps in the pool.
-        self._zone: OrdinaryMbufs | PanicPool = (
-            machine.panic_pool if self._profile.mbufs == "pool" else machine.mbufs
-        )
-        self._driver = E1000Driver(
-            self._board,
-            machine.memory,
-            machine,
-            mode=Mode[nic.mode.upper()],
-            mtu=nic.mtu,
-            promiscuous=nic.promiscuous,
-            tx_ring=nic.tx_ring,
-            rx_ring=nic.rx_ring,
-            tx_zone=self._zone,
-        )
-        self.client = NetdumpClient(self._profile, machine.memory, machine.dump_segments())
+        self._notes: list[str] = []
+        self._nic_wrote: list[tuple[int, int]] | None = None
 
-    # -- ordinary life -----------------------------------------------------------------------
-
+    @abstractmethod
     def boot(self) -> None:
-        self._device.set_link(True)
-        self._driver.attach()
+        """Up to where the network is there."""
 
+    @abstractmethod
     def live(self) -> str:
         """Ordinary life, up to the panic; where it struck, in words."""
-        case, machine = self._case, self.machine
-        wanted = case.machine
-        load = self._load()
-        self._rounds(load, ROUNDS[wanted.load])
-        self._peer_goes_on(load)
-        if wanted.panic_during == "idle":
-            machine.panic(wanted.panic, cpu=wanted.panic_cpu)
-            return f"CPU {wanted.panic_cpu}, idle"
-        machine.arm_panic(0 if wanted.panic_at is None else wanted.panic_at, wanted.panic)
-        try:
-            self._work(load, wanted.panic_during)
-        except PanicStrikes as strike:
-            machine.panic(wanted.panic, cpu=wanted.panic_cpu)
-            return (
-                f"CPU {wanted.panic_cpu}, while CPU {strike.cpu} was about to do step"
-                f" {strike.number}, '{strike.name}'"
-            )
-        steps = machine.steps_taken
-        raise NoSuchStep(
-            f"{wanted.panic_during} has no step {wanted.panic_at!r}: it has {steps}, named"
-            f" {', '.join(dict.fromkeys(machine.step_names))}"
-        )
 
-    def count_steps(self) -> int:
-        """How many steps the work has in which the panic may strike."""
-        self.boot()
-        load = self._load()
-        self._rounds(load, ROUNDS[self._case.machine.load])
-        self.machine.begin_steps()
-        self._work(load, self._case.machine.panic_during)
-        return self.machine.steps_taken
+    @property
+    @abstractmethod
+    def _board(self) -> Board: ...
 
-    def _load(self) -> NetworkLoad:
-        # The panicking CPU takes no part in the work that is interrupted, if there is another.
-        cpus = [
-            cpu for cpu in range(self._case.machine.cpus) if cpu != self._case.machine.panic_cpu
-        ]
-        return NetworkLoad(
-            self.machine,
-            self._driver,
-            Endpoint(CLIENT_MAC, IPv4Address(CLIENT_IP).packed),
-            Endpoint(HOST_MAC, IPv4Address(self._stage.server_ip).packed),
-            seed=self._seed,
-            frames_a_round=FRAMES_A_ROUND,
-            max_payload=self._case.nic.mtu - IP_UDP,
-            cpus=cpus or None,
-        )
+    @property
+    @abstractmethod
+    def _driver(self) -> E1000Driver: ...
 
-    def _rounds(self, load: NetworkLoad, rounds: int) -> None:
-        for _ in range(rounds):
-            load.run(1, self._board.turn)
-            self._device.receive(self._from_peer(load))
-            load.interrupt_round()
-            self.machine.delay_us(100)
+    @abstractmethod
+    def _written_by_nic(self) -> list[tuple[int, int]]:
+        """[start, end): dumped memory that the NIC wrote to since the panic."""
 
-    def _peer_goes_on(self, load: NetworkLoad) -> None:
-        """What will still arrive when the machine is dead."""
-        frames = load.peer_frames(LATE_FRAMES[self._case.machine.load])
-        now = self._stage.clock.now_ns()
-        times = now + LATE_PACE_NS * np.arange(1, len(frames) + 1, dtype=np.int64)
-        self._stage.wire.will_say(Frames.of(frames).at(times))
+    @abstractmethod
+    def _end(self, how: str) -> None:
+        """End the machine: "power" or "reset"."""
 
-    def _from_peer(self, load: NetworkLoad) -> Frames:
-        return Frames.of(load.peer_frames(FRAMES_A_ROUND), self._stage.clock.now_ns())
+    def _machines_end(self) -> Wire:
+        """The machine's end of the wire; where it is to be lost, with that waiting there."""
+        wanted = self._case.machine
+        if wanted.lost is None:
+            return self._stage.wire
 
-    def _work(self, load: NetworkLoad, what: str) -> None:
-        if what == "interrupt":
-            self._device.receive(self._from_peer(load))
-            load.interrupt_round()
-        else:
-            load.send_round()
+        def strike() -> NoReturn:
+            how = wanted.lost or ""
+            self._end(how)
+            self._board.lose(f"{_LOST[how]} after {wanted.lost_after} frames of its dump")
+
+        return Doom(self._stage.wire, wanted.lost_after, strike)
+
+    def _zone_of(self, machine: Corpse) -> OrdinaryMbufs | PanicPool:
+        """Which supply the kernel's zone pointers name in the panic: FreeBSD swaps in the pool."""
+        return machine.panic_pool if self._profile.mbufs == "pool" else machine.mbufs
 
     # -- the panic and after -----------------------------------------------------------------
 
     def dump(self, struck: str) -> Told:
         case, stage, machine = self._case, self._stage, self.machine
-        self._device.forget_dma_writes()
         if case.machine.starve_mbufs:
             machine.mbufs.starve()
-        told = Told(machine, self._device, self.client, Report(self._profile.name), struck=struck)
+        told = Told(machine, self.client, Report(self._profile.name), struck=struck)
         request = self._request()
         told.footer = request.header.pack() if self._profile.footer else b""
         began = stage.clock.now_ns()
-        nic = BoardNic(self._driver, self._board)
+        nic = _Takeover(self._driver, self._board, self._take_stock)
         try:
-            told.report = self.client.dump(request, nic, self._zone, machine.delay_us, self._tell)
+            for _ in range(0, case.machine.dead_time_ms * 1000, DEAD_TURN_US):
+                self._board.delay_us(DEAD_TURN_US)
+            zone = self._zone_of(machine)
+            told.report = self.client.dump(request, nic, zone, machine.delay_us, self._tell)
         except Deadlock as deadlock:
             told.deadlock = str(deadlock)
         except OutOfTime as late:
             told.out_of_time = str(late)
+        except MachineLost as lost:
+            told.lost = str(lost)
         told.seconds = (stage.clock.now_ns() - began) / 1e9
+        told.nic_wrote = self._nic_wrote or []
+        told.notes = self._notes
         return told
+
+    def _take_stock(self, taken_over: bool) -> None:
+        """Called before and after each takeover: what has the NIC written to memory?
+
+        What it writes before a driver stops it is nobody's fault; what it writes later is the
+        driver's. Where there is a log of it that line is exact. Where there is none, memory has to
+        be compared, which takes a while, so the NIC must have been stopped.
+        """
+        if self._nic_wrote is not None or taken_over is self._has_dma_log:
+            return
+        self._nic_wrote = self._written_by_nic()
+        truth = self.machine.truth
+        assert truth is not None, "there was a panic"
+        for start, end in self._nic_wrote:
+            truth[start:end] = self.machine.memory.buffer[start:end]
+            self._tell("nic wrote after the panic", start=start, end=end)
+
+    def _header(self) -> KernelDumpHeader:
+        case = self._case
+        length = self.client.image.length
+        return KernelDumpHeader(
+            dumplength=length,
+            dumpextent=length,
+            dumptime=DUMP_TIME,
+            hostname=case.machine.hostname,
+            versionstring=VERSION,
+            panicstring=case.machine.panic,
+        )
 
     def _request(self) -> DumpRequest:
         case, stage = self._case, self._stage
-        length = self.client.image.length
         gateway = stage.gateway_ip
         return DumpRequest(
             link=LinkConfig(
@@ -250,19 +213,25 @@ class Story:
                 server_ip=IPv4Address(stage.server_ip).packed,
                 gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
             ),
-            header=KernelDumpHeader(
-                dumplength=length,
-                dumpextent=length,
-                dumptime=DUMP_TIME,
-                hostname=case.machine.hostname,
-                versionstring=VERSION,
-                panicstring=case.machine.panic,
-            ),
+            header=self._header(),
             path=case.client.path or "",
             # Each boot draws anew: runs of one scenario may share a server.
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
         )
 
 
-class NoSuchStep(Exception):
-    """The scenario names a step that the work does not have."""
+class _Takeover(BoardNic):
+    """Lets ``take_stock`` look before and after the driver takes the NIC over."""
+
+    def __init__(
+        self, driver: E1000Driver, board: Board, take_stock: Callable[[bool], None]
+    ) -> None:
+        super().__init__(driver, board)
+        self._take_stock = take_stock
+
+    def event(self, what: Event) -> None:
+        if what == "start":
+            self._take_stock(False)
+        super().event(what)
+        if what == "start":
+            self._take_stock(True)

@@ -1,4 +1,4 @@
-"""What a frame is to netdump, for a whole batch at once.
+"""What a frame is to a dying kernel, for a whole batch at once: netdump's, or netconsole's.
 
 The client always speaks from UDP port 20024 and is always spoken to there (FreeBSD
 sys/netinet/netdump/netdump.h), whatever port the server's side uses; so the two port fields tell
@@ -17,7 +17,10 @@ from netdump.messages import CLIENT_PORT, MessageType
 from nic_models.frames import Frames
 
 #: Names of the kinds; a kind's code is its index here.
-KINDS: Final = ("other", "arp", "herald", "finished", "vmcore", "kdh", "key", "ack")
+KINDS: Final = (
+    *("other", "arp", "herald", "finished", "vmcore", "kdh", "key", "ack"),
+    "netconsole",
+)
 CODE: Final = {name: code for code, name in enumerate(KINDS)}
 
 #: Message type on the wire -> kind; what lies beyond the last type is other.
@@ -28,6 +31,10 @@ _BY_TYPE[MessageType.FINISHED] = CODE["finished"]
 _BY_TYPE[MessageType.VMCORE] = CODE["vmcore"]
 _BY_TYPE[MessageType.KDH] = CODE["kdh"]
 _BY_TYPE[MessageType.EKCD_KEY] = CODE["key"]
+
+#: Where a Linux kernel's netconsole sends from and to, unless it is told otherwise
+#: (Documentation/networking/netconsole.rst).
+NETCONSOLE_PORTS: Final = (6665, 6666)
 
 _WORDS: Final = 23  # big-endian 16-bit words up to the end of the message type, byte 46
 _ETHERTYPE, _IP_VERSION, _IP_FRAGMENT, _IP_PROTOCOL = 6, 7, 10, 11
@@ -51,6 +58,9 @@ def classify(frames: Frames) -> NDArray[np.uint8]:
     number = np.where(words[:, _TYPE_HIGH] == 0, words[:, _TYPE_LOW], np.uint16(_BEYOND))
     kinds = np.where(message, _BY_TYPE[np.minimum(number, _BEYOND)], np.uint8(CODE["other"]))
     kinds[udp & (words[:, _UDP_DESTINATION] == CLIENT_PORT)] = CODE["ack"]
+    source, destination = NETCONSOLE_PORTS
+    to_console = (words[:, _UDP_SOURCE] == source) & (words[:, _UDP_DESTINATION] == destination)
+    kinds[udp & to_console] = CODE["netconsole"]
     kinds[(ethertype == 0x0806) & (frames.lengths >= 42)] = CODE["arp"]
     return kinds
 

@@ -33,6 +33,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from guest.qemu import coredump
+from guest.qemu.coredump import CoreDump
 from guest.qemu.errors import QemuGone, QemuLaunchFailure
 from guest.qemu.monitor import Monitor
 from guest.qemu.qtest import Qtest
@@ -101,6 +103,8 @@ class Vm:
     """The NIC's wire: frames, each behind its length in 4 bytes, big-endian. None with a TAP."""
     serial: socket.socket | None = field(init=False, default=None)
     command: list[str] = field(init=False, default_factory=list)
+    core_fd: int = field(init=False)
+    """A memfd of both processes, under the same number, for a dump of the machine."""
     _child: subprocess.Popen[bytes] | None = field(init=False, default=None)
     _monitor: Monitor | None = field(init=False, default=None)
     _monitor_end: socket.socket = field(init=False)
@@ -149,6 +153,12 @@ class Vm:
         except FileNotFoundError:
             return ""
 
+    def dump_memory(self) -> CoreDump:
+        """What QEMU says that memory and CPU registers hold; the machine stands still meanwhile."""
+        path = f"file:/proc/self/fd/{self.core_fd}"
+        self.monitor.execute("dump-guest-memory", paging=False, protocol=path)
+        return coredump.parse(self.core_fd)
+
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. What it was connected with stays open on our side."""
         if self._child is not None:
@@ -196,6 +206,8 @@ class Vm:
 
         try:
             ram = share(self._make_ram(options.memory_size))
+            self.core_fd = os.memfd_create("core")
+            self._ends.callback(os.close, self.core_fd)
             qtest_end, qtest = connect()
             self._monitor_end, monitor = connect()
             command = [
@@ -231,7 +243,7 @@ class Vm:
             self.command = [*command, *options.more]
             (self.folder / COMMAND).write_text(shlex.join(self.command) + "\n", encoding="utf-8")
             with (self.folder / LOG).open("wb") as log:
-                self._child = self.spawn(self.command, log.fileno(), theirs)
+                self._child = self.spawn(self.command, log.fileno(), [*theirs, self.core_fd])
         finally:
             for fd in theirs:
                 os.close(fd)

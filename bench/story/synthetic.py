@@ -1,0 +1,220 @@
+"""A machine grown from a seed, on our NIC or on QEMU's: boot, life, and a panic at a chosen step.
+
+What each scene needs is made at boot, as a kernel would: after the panic nothing is allocated but
+from the arena and the pool. On the tiers ``sim`` and ``tap`` the NIC is our model and memory is an
+array of ours. On ``qemu`` both are those of a halted QEMU: no guest software runs, and the machine
+begins above the first MiB, where a PC has its firmware.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Final
+
+import numpy as np
+
+from bench.board import Board, Device
+from bench.qemu_nic import QemuNic
+from bench.scenario.schema import ResolvedCase
+from bench.servers.child import start_child
+from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
+from bench.story.told import POOL_A_DESCRIPTOR, Story, Tell, Told
+from guest.qemu.vm import Vm, halted
+from guest.synthetic import (
+    Endpoint,
+    MachineConfig,
+    NetworkLoad,
+    PanicStrikes,
+    SyntheticMachine,
+)
+from netdump.client import NetdumpClient
+from netdump.dumper import DumpImage
+from nic_models.e1000.device import E1000Device
+from nic_models.e1000.driver import E1000Driver, Mode
+from nic_models.frames import Frames
+
+#: Rounds of network load before the panic.
+ROUNDS: Final = {"none": 0, "light": 4, "heavy": 40}
+#: Frames that the machine sends, or its peer, in one round.
+FRAMES_A_ROUND: Final = 4
+#: Frames that the peer still sends after the panic, a millisecond apart: it does not know.
+LATE_FRAMES: Final = {"none": 0, "light": 8, "heavy": 30}
+LATE_PACE_NS: Final = 1_000_000
+#: IPv4 and UDP headers.
+IP_UDP: Final = 28
+#: Where the machine begins in a PC: its first MiB belongs to the firmware.
+PC_BASE: Final = 1 << 20
+
+
+class SyntheticStory(Story):
+    """One case with a synthetic machine."""
+
+    def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
+        super().__init__(case, stage, seed, tell)
+        nic, wanted = case.nic, case.machine
+        on_qemu = stage.tier == "qemu"
+        self._vm: Vm | None = None
+        if on_qemu:
+            size = PC_BASE + wanted.memory + wanted.arena
+            vm = Vm(halted(-(-size >> 20) << 20, mac=CLIENT_MAC), stage.folder, start_child)
+            self._vm = stage.closing.enter_context(vm)
+        self.machine: SyntheticMachine = SyntheticMachine(
+            MachineConfig(
+                memory_size=wanted.memory,
+                arena_size=wanted.arena,
+                base=PC_BASE if on_qemu else 0,
+                cpus=wanted.cpus,
+                seed=seed,
+                hostname=wanted.hostname,
+                zero_pages=wanted.zero_pages,
+                panic_mbufs=POOL_A_DESCRIPTOR * nic.tx_ring,
+            ),
+            delay_us=lambda microseconds: self._board.delay_us(microseconds),
+            buffer=None if self._vm is None else self._vm.ram,
+        )
+        machine = self.machine
+        self._ours: E1000Device | None = None
+        self._theirs: QemuNic | None = None
+        if self._vm is None:
+            self._has_dma_log = True
+            rate = nic.rate if stage.tier == "sim" else None
+            buffer = machine.memory.buffer
+            self._ours = E1000Device(buffer, CLIENT_MAC, machine.interrupt_line, rate)
+        else:
+            self._theirs = QemuNic(self._vm, stage.clock, machine.interrupt_line)
+            self._theirs.enable()
+        device = self._ours or self._theirs
+        assert device is not None, "one of the two"
+        self._device: Device = device
+        self._hardware = Board(
+            stage.clock, device, self._machines_end(), stage.far_end, stage.deadline_ns, tell
+        )
+        self._code = E1000Driver(
+            self._board,
+            machine.memory,
+            machine,
+            mode=Mode[nic.mode.upper()],
+            mtu=nic.mtu,
+            promiscuous=nic.promiscuous,
+            tx_ring=nic.tx_ring,
+            rx_ring=nic.rx_ring,
+            tx_zone=self._zone_of(machine),
+        )
+        image = DumpImage(machine.memory, machine.dump_segments())
+        self.client = NetdumpClient(self._profile, machine.memory, image)
+
+    @property
+    def _board(self) -> Board:
+        return self._hardware
+
+    @property
+    def _driver(self) -> E1000Driver:
+        return self._code
+
+    # -- ordinary life -----------------------------------------------------------------------
+
+    def boot(self) -> None:
+        if self._ours is not None:
+            self._ours.set_link(True)
+        self._driver.attach()
+
+    def live(self) -> str:
+        """Ordinary life, up to the panic; where it struck, in words."""
+        case, machine = self._case, self.machine
+        wanted = case.machine
+        load = self._load()
+        self._rounds(load, ROUNDS[wanted.load])
+        self._peer_goes_on(load)
+        if wanted.panic_during == "idle":
+            machine.panic(wanted.panic, cpu=wanted.panic_cpu)
+            return f"CPU {wanted.panic_cpu}, idle"
+        machine.arm_panic(0 if wanted.panic_at is None else wanted.panic_at, wanted.panic)
+        try:
+            self._work(load, wanted.panic_during)
+        except PanicStrikes as strike:
+            machine.panic(wanted.panic, cpu=wanted.panic_cpu)
+            return (
+                f"CPU {wanted.panic_cpu}, while CPU {strike.cpu} was about to do step"
+                f" {strike.number}, '{strike.name}'"
+            )
+        steps = machine.steps_taken
+        raise NoSuchStep(
+            f"{wanted.panic_during} has no step {wanted.panic_at!r}: it has {steps}, named"
+            f" {', '.join(dict.fromkeys(machine.step_names))}"
+        )
+
+    def count_steps(self) -> int:
+        """How many steps the work has in which the panic may strike."""
+        self.boot()
+        load = self._load()
+        self._rounds(load, ROUNDS[self._case.machine.load])
+        self.machine.begin_steps()
+        self._work(load, self._case.machine.panic_during)
+        return self.machine.steps_taken
+
+    def _load(self) -> NetworkLoad:
+        # The panicking CPU takes no part in the work that is interrupted, if there is another.
+        cpus = [
+            cpu for cpu in range(self._case.machine.cpus) if cpu != self._case.machine.panic_cpu
+        ]
+        return NetworkLoad(
+            self.machine,
+            self._driver,
+            Endpoint(CLIENT_MAC, IPv4Address(CLIENT_IP).packed),
+            Endpoint(HOST_MAC, IPv4Address(self._stage.server_ip).packed),
+            seed=self._seed,
+            frames_a_round=FRAMES_A_ROUND,
+            max_payload=self._case.nic.mtu - IP_UDP,
+            cpus=cpus or None,
+        )
+
+    def _rounds(self, load: NetworkLoad, rounds: int) -> None:
+        for _ in range(rounds):
+            load.run(1, self._board.turn)
+            self._peer_speaks(load)
+            load.interrupt_round()
+            self.machine.delay_us(100)
+
+    def _peer_goes_on(self, load: NetworkLoad) -> None:
+        """What will still arrive when the machine is dead."""
+        frames = load.peer_frames(LATE_FRAMES[self._case.machine.load])
+        now = self._stage.clock.now_ns()
+        times = now + LATE_PACE_NS * np.arange(1, len(frames) + 1, dtype=np.int64)
+        self._stage.wire.will_say(Frames.of(frames).at(times))
+
+    def _peer_speaks(self, load: NetworkLoad) -> None:
+        now = self._stage.clock.now_ns()
+        self._device.receive(Frames.of(load.peer_frames(FRAMES_A_ROUND), now))
+        if self._theirs is not None:
+            self._theirs.settle()
+            self._board.turn()
+
+    def _work(self, load: NetworkLoad, what: str) -> None:
+        if what == "interrupt":
+            self._peer_speaks(load)
+            load.interrupt_round()
+        else:
+            load.send_round()
+
+    # -- the panic and after -----------------------------------------------------------------
+
+    def dump(self, struck: str) -> Told:
+        if self._ours is not None:
+            self._ours.forget_dma_writes()
+        if self._theirs is not None:
+            self._theirs.stop_watching_interrupts()
+        return super().dump(struck)
+
+    def _written_by_nic(self) -> list[tuple[int, int]]:
+        arena = self.machine.memory.arena[0]
+        if self._ours is not None:
+            return [(start, end) for start, end in self._ours.dma_writes() if start < arena]
+        return self.machine.memory_changes()  # QEMU keeps no log: no one else was there to write
+
+    def _end(self, how: str) -> None:
+        if self._vm is not None:
+            self._vm.kill()
+
+
+class NoSuchStep(Exception):
+    """The scenario names a step that the work does not have."""

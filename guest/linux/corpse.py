@@ -1,0 +1,50 @@
+"""A crashed Linux guest, as the panic path and the judge see it.
+
+The panic path is ours and runs outside, so its locks, its buffers and its arena are kept here; what
+is the guest's own is its memory and the truth about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from guest.kernel.corpse import Corpse
+from guest.kernel.guard import PanicGuard
+from guest.kernel.memory import PhysicalMemory
+from guest.linux.guest import LinuxGuest
+from guest.qemu.coredump import CoreDump
+
+
+class LinuxCorpse(Corpse):
+    """Made when the guest stands still; from then on the panic contract holds."""
+
+    def __init__(
+        self,
+        guest: LinuxGuest,
+        truth: CoreDump,
+        *,
+        panic_mbufs: int,
+        delay_us: Callable[[int], None],
+    ) -> None:
+        """``truth``: memory at the panic instant."""
+        guard = PanicGuard()
+        config = guest.config
+        memory = PhysicalMemory(config.memory_size, config.arena_size, guard, buffer=guest.vm.ram)
+        super().__init__(
+            memory,
+            guard,
+            cpus=config.cpus,
+            mbufs=panic_mbufs,
+            panic_mbufs=panic_mbufs,
+            delay_us=delay_us,
+        )
+        self._segments = guest.segments()
+        self.truth = np.zeros(config.memory_size, np.uint8)
+        for start, length in self._segments:
+            self.truth[start : start + length] = truth.read(start, length)
+        guard.arm()
+
+    def dump_segments(self) -> list[tuple[int, int]]:
+        return list(self._segments)

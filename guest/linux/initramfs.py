@@ -1,0 +1,87 @@
+"""The guest's first and only root file system: busybox, modules, and ``init.sh``.
+
+    /init                        init.sh: what the machine does from its first process on
+    /bin/busybox                 all its programs; /sbin is /bin
+    /dev/console                 the kernel opens it for /init, before devtmpfs is mounted
+    /etc/modules                 what /init loads, one name a line
+    /lib/modules/RELEASE/        NAME.ko, and modules.dep and modules.builtin for modprobe
+    /proc /sys /tmp
+
+It is not compressed: under TCG, unpacking costs more than reading it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+from guest.linux import cpio
+from guest.linux.modules import Module, ModuleTree, load_order
+
+#: What init.sh says on the console, and what its shell asks with.
+READY: Final = "netdump-bench guest: ready"
+FAILED: Final = "netdump-bench guest: FAILED: "
+PROMPT: Final = "netdump-bench# "
+
+#: Loaded at boot: the NIC, what tells QEMU of a panic, and what tells it where VMCOREINFO is.
+BOOT_MODULES: Final = ("e1000", "pvpanic_mmio", "pvpanic_pci", "qemu_fw_cfg")
+#: Loaded when a kernel parameter asks for them.
+OPTIONAL_MODULES: Final = ("e1000e", "netconsole", "pktgen", "virtio_net")
+#: What a module needs to be of use, though it can be loaded without: a bus that finds its devices.
+ALSO_NEEDED: Final[dict[str, tuple[str, ...]]] = {"virtio_net": ("virtio_pci",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Initramfs:
+    """The archive, and the modules in it, in an order in which they can be loaded."""
+
+    archive: bytes
+    modules: tuple[str, ...]
+
+
+def init_script() -> bytes:
+    """The guest's /init."""
+    return (resources.files("guest.linux") / "init.sh").read_bytes()
+
+
+def build(release: str, tree: ModuleTree, busybox: bytes) -> Initramfs:
+    """Put it together for the kernel of that ``uname -r``.
+
+    Raises:
+        BadModules: a module is missing or damaged.
+    """
+    modules = tree.closure((*BOOT_MODULES, *OPTIONAL_MODULES), ALSO_NEEDED)
+    folder = f"lib/modules/{release}"
+    entries = [
+        cpio.file("init", init_script(), 0o755),
+        cpio.file("bin/busybox", busybox, 0o755),
+        cpio.symlink("sbin", "bin"),
+        cpio.directory("proc"),
+        cpio.directory("sys"),
+        cpio.directory("tmp", 0o1777),
+        cpio.character_device("dev/console", 5, 1),
+        cpio.file("etc/modules", "".join(f"{name}\n" for name in BOOT_MODULES).encode()),
+        cpio.file(f"{folder}/modules.dep", _modules_dep(modules).encode()),
+        cpio.file(
+            f"{folder}/modules.builtin",
+            "".join(f"kernel/{name}.ko\n" for name in sorted(tree.builtin)).encode(),
+        ),
+        *(cpio.file(f"{folder}/{module.name}.ko", module.data) for module in modules),
+    ]
+    return Initramfs(cpio.archive(entries), tuple(module.name for module in modules))
+
+
+def _modules_dep(modules: list[Module]) -> str:
+    """modules.dep(5): all that each needs, directly or not, what is loaded first at the end."""
+    there = {module.name: module for module in modules}
+
+    def needs(name: str) -> list[str]:
+        wanted = (*there[name].needs, *ALSO_NEEDED.get(name, ()))
+        return [need for need in wanted if need in there]
+
+    lines = []
+    for module in modules:
+        *before, _ = load_order([module.name], needs)
+        lines.append(" ".join([f"{module.name}.ko:", *(f"{name}.ko" for name in before[::-1])]))
+    return "".join(f"{line}\n" for line in lines)
