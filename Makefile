@@ -16,7 +16,7 @@ export PYTHON NAME TIER SEED PROFILE
 .PHONY: help scenario list doctor test lint bench serve clean
 
 help:
-	@echo 'make scenario NAME=promisc-panic [TIER=tap|sim] [SEED=1] [PROFILE=netdump2]'
+	@echo 'make scenario NAME=promisc-panic [TIER=tap|qemu|sim] [SEED=1] [PROFILE=netdump2]'
 	@echo '                 play a scenario and print its verdict'
 	@echo 'make list        the scenarios that there are'
 	@echo 'make doctor      what this machine can play, and what it lacks'
@@ -36,6 +36,10 @@ $(VENV)/.ready-dev: $(INPUTS)
 scenario: $(VENV)/.ready
 	@if [ -z "$$NAME" ]; then \
 	    echo 'which one? make scenario NAME=...' >&2; $(BENCH) list >&2; exit 2; \
+	fi; \
+	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
+	    lacks=$$($(BENCH) needs $${TIER:+--tier "$$TIER"} -- "$$NAME") || exit $$?; \
+	    [ -z "$$lacks" ] || scripts/debian-packages $$lacks || exit $$?; \
 	fi; \
 	$(BENCH) run $${TIER:+--tier "$$TIER"} $${SEED:+--seed "$$SEED"} \
 	    $${PROFILE:+--profile "$$PROFILE"} -- "$$NAME"

@@ -38,6 +38,7 @@ from bench.scenario import (
     nearest,
     only_profile,
 )
+from bench.tiers import missing_packages
 from bench.verdict import to_text
 
 PROGRAM: Final = "netdump-bench"
@@ -182,6 +183,11 @@ def _parser() -> _Parser:
     _output_options(run)
     run.set_defaults(run=_run)
 
+    needs = commands.add_parser("needs", help="groups of Debian packages that a scenario lacks")
+    needs.add_argument("scenario", metavar="NAME|FILE")
+    needs.add_argument("--tier", metavar="T")
+    needs.set_defaults(run=_needs)
+
     listing = commands.add_parser("list", help="the scenarios that there are")
     listing.add_argument("--json", action="store_true", help="one JSON document on stdout")
     listing.set_defaults(run=_list)
@@ -313,7 +319,15 @@ def _console() -> Console:
     return _Console() if sys.stdout.isatty() else _Console(width=WIDTH)
 
 
-# --- list and doctor ------------------------------------------------------------------------------
+# --- needs, list and doctor ----------------------------------------------------------------------
+
+
+def _needs(arguments: argparse.Namespace, _words: list[str]) -> int:
+    """For ``make scenario``, which installs them where it may."""
+    groups = missing_packages(load_scenario(arguments.scenario), arguments.tier)
+    with _printing():
+        print(*groups)
+    return 0
 
 
 def _list(arguments: argparse.Namespace, _words: list[str]) -> int:

@@ -22,7 +22,6 @@ from bench.wire.contracts import Capability
 
 _TIMEOUT_S: Final = 15.0
 _TUN: Final = Path("/dev/net/tun")
-_KVM: Final = Path("/dev/kvm")
 #: Linux' include/uapi/linux/udp.h; Python's socket module has no names for them.
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
 _MIN_FREE: Final = 1 << 30
@@ -149,21 +148,42 @@ def _udp_offload() -> Capability:
 def _qemu() -> Capability:
     program = shutil.which("qemu-system-x86_64")
     if not program:
-        return Capability(False, "not installed", "apt-get install qemu-system-x86")
+        return Capability(False, "not installed", "scripts/debian-packages qemu, as root")
     return Capability(True, _output(program, "--version").splitlines()[0])
 
 
+def _qemu_nic() -> Capability:
+    from bench.qemu_nic import can_qemu
+
+    return can_qemu()
+
+
+def _guest_image() -> Capability:
+    from guest.linux.image import cached_image
+
+    image = cached_image()
+    if image is None:
+        what = "none yet: the first scenario that wants one downloads a kernel and builds it"
+        return Capability(False, what, "make scenario NAME=nmi-panic")
+    return Capability(True, f"Linux {image.release}, {image.source}, in {image.vmlinux.parent}")
+
+
 def _kvm() -> Capability:
-    cure = "turn virtualisation on in the firmware, and join the group kvm"
-    info = Path("/proc/cpuinfo").read_text(errors="replace")
-    flags = {"vmx", "svm"} & set(info.split())
-    if not _KVM.exists():
-        return Capability(False, "there is no /dev/kvm", cure)
-    if not os.access(_KVM, os.R_OK | os.W_OK):
-        return Capability(False, "/dev/kvm is not ours to open", cure)
-    if platform.machine() in ("x86_64", "i686") and not flags:
-        return Capability(False, "/dev/kvm is there, the CPU shows neither vmx nor svm", cure)
-    return Capability(True, f"/dev/kvm, {', '.join(sorted(flags)) or platform.machine()}")
+    from bench.servers.child import start_child
+    from guest.qemu.accel import accelerator
+
+    if not shutil.which("qemu-system-x86_64"):
+        return Capability(False, "can only be tried with QEMU", "scripts/debian-packages qemu")
+    chosen = accelerator(start_child)
+    cure = "none needed, TCG boots a guest in seconds; for KVM: a CPU that shows vmx or svm"
+    return Capability(chosen.name == "kvm", chosen.why, "" if chosen.name == "kvm" else cure)
+
+
+def _vmcore_tools() -> Capability:
+    found = [name for name in ("makedumpfile", "crash") if shutil.which(name)]
+    if not found:
+        return Capability(False, "no makedumpfile, no crash", "scripts/debian-packages qemu")
+    return Capability(True, " and ".join(found))
 
 
 def _docker() -> Capability:
@@ -205,8 +225,11 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("network namespace", "tier tap", _net_namespace),
     Check("USO on a TAP", "speed of tier tap: super-frames", _super_frames),
     Check("UDP offload", "speed of the server: UDP_GRO", _udp_offload),
-    Check("qemu-system-x86_64", "tier qemu (of a later version)", _qemu),
-    Check("kvm", "tier qemu at full speed", _kvm),
+    Check("qemu-system-x86_64", "tier qemu", _qemu),
+    Check("QEMU's e1000", "tier qemu", _qemu_nic),
+    Check("guest image", "Linux guests in tier qemu", _guest_image),
+    Check("kvm", "Linux guests at full speed", _kvm),
+    Check("vmcore tools", "reading a Linux guest's dump", _vmcore_tools),
     Check("docker engine", "dump servers in containers (of a later version)", _docker),
     Check("tftpd-hpa", "make bench: the rate to compare with", _tftp),
 )

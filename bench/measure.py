@@ -24,8 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,10 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.clock import RealClock
+from bench.measure_guest import MARK_SINK_RATIO, GuestRates, measure_guest
 from bench.progress import Silent
 from bench.runner import run_scenario
+from bench.runs import scratch
 from bench.scenario import Scenario, parse_scenario
 from bench.servers.child import start_child
+from bench.tiers import PROBES
 from bench.wire.namespace import NetNamespace
 
 BLKSIZE: Final = 1428
@@ -52,7 +54,7 @@ MARK_TAP_RATIO: Final = 2.0
 _STORY: Final = """\
 title = "A measured dump"
 why = "make bench"
-tiers = ["tap", "sim"]
+tiers = ["tap", "qemu", "sim"]
 [machine]
 memory = "{mib} MiB"
 load = "none"
@@ -71,7 +73,13 @@ CONTESTANTS: Final = (
     ("tap", "netdump2", "1 Gbit/s"),
     ("tap", "freebsd-14", "1 Gbit/s"),
     ("tap", "patch-2010", "1 Gbit/s"),
+    ("qemu", "netdump2", "1 Gbit/s"),
+    ("qemu", "freebsd-14", "1 Gbit/s"),
 )
+
+
+#: What --only has to be part of for the guest's takeover to be measured.
+GUEST: Final = "qemu linux guest"
 
 
 @dataclass(slots=True)
@@ -89,13 +97,19 @@ class Figures:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description="Measure the bench.")
     parser.add_argument("--mib", type=int, default=64, help="dump size (%(default)s MiB)")
+    parser.add_argument(
+        "--guest-mib", type=int, default=256, help="memory of the Linux guest (%(default)s MiB)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--only", default="", help="only tiers or profiles with this in the name")
     arguments = parser.parse_args(argv)
-    if arguments.mib < 1 or arguments.rounds < 1:
-        parser.error("--mib and --rounds are 1 or more")
+    if arguments.mib < 1 or arguments.rounds < 1 or arguments.guest_mib < 96:
+        parser.error("--mib and --rounds are 1 or more, --guest-mib 96 or more")
     wanted = [c for c in CONTESTANTS if arguments.only in f"{c[0]} {c[1]} {c[2]}"]
+    no_qemu = PROBES["qemu"]()
+    if not no_qemu.ok:
+        wanted = [c for c in wanted if c[0] != "qemu"]
     results = {contestant: Figures() for contestant in wanted}
     peer = Figures()
     lacks = _peer_lacks()
@@ -107,11 +121,19 @@ def main(argv: list[str] | None = None) -> int:
             _measure(contestant, arguments.mib, figures)
             if peer.rate:
                 figures.ratio.append(figures.rate[-1] / peer.rate[-1])
+    guest: list[GuestRates] = []
+    if no_qemu.ok and arguments.only in GUEST:
+        print(f"a Linux guest of {arguments.guest_mib} MiB", file=sys.stderr)
+        with scratch("guest") as folder:
+            guest = measure_guest(arguments.guest_mib, arguments.rounds, folder.path)
     if arguments.json:
-        json.dump(_document(results, peer, lacks), sys.stdout, indent=2)
+        json.dump(_document(results, peer, lacks) | _guest_document(guest), sys.stdout, indent=2)
         print()
     else:
         _print(results, peer, lacks, arguments.mib, arguments.rounds)
+        _print_guest(guest, arguments.guest_mib)
+        if not no_qemu.ok:
+            print(f"not measured: tier qemu: {no_qemu.why} (cure: {no_qemu.cure})")
     return 0
 
 
@@ -120,14 +142,14 @@ def _measure(contestant: tuple[str, str, str], mib: int, figures: Figures) -> No
     scenario = _scenario(profile, rate, mib)
     clock = RealClock()
     gc.collect()  # a machine is a knot of references: the last one's memory is free only now
-    with tempfile.TemporaryDirectory(prefix="netdump-bench-", dir=_fast_folder()) as folder:
+    with scratch("run") as folder:
         began = clock.now_ns()
         result = run_scenario(
             scenario,
             tier=tier,
             why_this_tier="",
             seed=1,
-            run_folder=Path(folder),
+            run_folder=folder.path,
             progress=Silent(),
         )
         took = (clock.now_ns() - began) / 1e9
@@ -142,11 +164,6 @@ def _scenario(profile: str, rate: str, mib: int) -> Scenario:
     also = ', oracle_broken = "panic-hygiene"' if profile == "patch-2010" else ""
     text = _STORY.format(mib=mib, rate=rate, profile=profile, also=also)
     return parse_scenario(text, "bench", "bench/measure.py")
-
-
-def _fast_folder() -> str | None:
-    """Memory, where there is some: the disk is not what is measured, for any contestant."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 # --- the peer -------------------------------------------------------------------------------------
@@ -173,9 +190,7 @@ def _tftp(mib: int) -> float:
     clock = RealClock()
     with ExitStack() as stack:
         namespace = stack.enter_context(NetNamespace())
-        folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="tftp-", dir=_fast_folder()))
-        )
+        folder = stack.enter_context(scratch("tftp")).path
         home = folder / "home"
         home.mkdir()
         source = folder / "memory"
@@ -237,7 +252,7 @@ def _document(
                 "line_rate": rate if tier == "sim" else None,
                 "MB/s": _median(figures.rate),
                 "frames/s": _median(figures.frames),
-                "ratio": _median(figures.ratio) if tier == "tap" else None,
+                "ratio": _median(figures.ratio) if tier != "sim" else None,
             }
             for (tier, profile, rate), figures in results.items()
         ],
@@ -255,9 +270,9 @@ def _print(
     for heading in ("tier", "profile", "MB/s", "frames/s played", "x tftpd-hpa"):
         table.add_column(heading, justify="left" if heading in ("tier", "profile") else "right")
     for (tier, profile, rate), figures in results.items():
-        ratio = _median(figures.ratio) if tier == "tap" else None
+        ratio = _median(figures.ratio) if tier != "sim" else None
         table.add_row(
-            tier if tier == "tap" else f"sim, {rate}",
+            f"sim, {rate}" if tier == "sim" else "qemu, halted" if tier == "qemu" else tier,
             profile,
             f"{_median(figures.rate) or 0:,.1f}" + (" virtual" if tier == "sim" else ""),
             f"{_median(figures.frames) or 0:,.0f}",
@@ -270,6 +285,38 @@ def _print(
     if lacks:
         print(f"not measured: tftpd-hpa: {lacks}")
     print(f"marks: sim {MARK_SIM_FRAMES:,} frames/s; tap netdump2 {MARK_TAP_RATIO:g} x tftpd-hpa")
+
+
+#: Row of the guest's table -> its rate.
+_GUEST_ROWS: Final[tuple[tuple[str, Callable[[GuestRates], float]], ...]] = (
+    ("dump by its own NIC: data, all acknowledged, all compared", lambda r: r.dump),
+    ("the same, from the takeover to the end", lambda r: r.whole),
+    ("the same frames to a plain UDP sink", lambda r: r.sink),
+    ("QMP dump-guest-memory, to memory", lambda r: r.qmp),
+)
+
+
+def _guest_document(guest: list[GuestRates]) -> dict[str, object]:
+    rates = {name: _median([rate(r) for r in guest]) for name, rate in _GUEST_ROWS}
+    ratio = _median([r.dump / r.sink for r in guest])
+    return {"linux_guest": {"MB/s": rates, "dump / sink": ratio, "mark": MARK_SINK_RATIO}}
+
+
+def _print_guest(guest: list[GuestRates], mib: int) -> None:
+    if not guest:
+        return
+    table = Table(title=f"a crashed Linux guest of {mib} MiB on a TAP, median of {len(guest)}")
+    for heading in ("what", "MB/s", "x sink"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for name, rate in _GUEST_ROWS:
+        of_sink = statistics.median(rate(r) / r.sink for r in guest)
+        table.add_row(name, f"{_median([rate(r) for r in guest]):,.1f}", f"{of_sink:.2f}")
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console.print(table)
+    heard = min(r.sink_frames for r in guest)
+    again = max(r.retransmissions for r in guest)
+    print(f"a dump is {guest[0].frames:,} frames, at most {again} of them sent again; the sink")
+    print(f"heard at least {heard:,}; mark: dump / sink {MARK_SINK_RATIO:g}")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ from bench.runs import (
     SCENARIO,
     VERDICT,
     RunFolder,
+    clear_scratch,
     is_output_trouble,
     output_trouble,
 )
-from bench.scenario import Scenario, only_profile, parse_scenario
-from bench.tiers import ON_A_TAP, Choice, choose_tier, wants_tap
+from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
+from bench.tiers import ON_A_TAP, PROBES, Choice, choose_tier, first_choice, wants_tap
 from bench.verdict import RunResult, to_text
 
 MAX_SEED: Final = (1 << 63) - 1
@@ -63,6 +64,7 @@ def play(
     before_tap: Callable[[], None],
 ) -> RunResult:
     """Play it; the run folder is kept. ``before_tap`` may replace this process."""
+    prepare_guest(scenario, tier)
     if wants_tap(scenario, tier):
         before_tap()
     choice = choose_tier(scenario, tier)
@@ -124,6 +126,7 @@ def replay(
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
     tier, seed = verdict["tier"], verdict["seed"]
+    prepare_guest(scenario, tier)
     if tier in ON_A_TAP:
         before_tap()
     choice = choose_tier(scenario, tier)
@@ -137,10 +140,27 @@ def replay(
     return Replay(folder, result, outcome_same, files)
 
 
+def prepare_guest(scenario: Scenario, tier: str | None) -> None:
+    """Build the image of a Linux guest, once and for all, if one will be wanted.
+
+    Before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
+    """
+    if first_choice(scenario, tier) != "qemu" or not PROBES["qemu"]().ok:
+        return
+    if not any(case.machine.kind == "linux" for case in expand_cases(scenario)):
+        return
+    from guest.linux.image import GuestImageUnavailable, guest_image
+
+    try:
+        guest_image(progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr))
+    except GuestImageUnavailable as error:
+        raise MachineLacks(f"no Linux guest: {error.why} (cure: {error.cure})") from None
+
+
 def _run_folder(runs: Path, stem: str) -> RunFolder:
     """A folder for this run; what was cleared away for it is said."""
     folder = RunFolder(runs, stem)
-    for path in folder.cleared:
+    for path in [*folder.cleared, *clear_scratch()]:
         print(f"netdump-bench: removed {path}, left by a run that was killed", file=sys.stderr)
     return folder
 
@@ -151,11 +171,15 @@ def _run(
     from bench.runner import run_scenario
     from bench.servers.process import ServerLaunchFailure
     from bench.wire.contracts import WireError
+    from guest.linux.image import GuestImageUnavailable
     from guest.qemu.errors import QemuError
 
     with (
         _disk_trouble_in(folder.path.parent),
-        _lacking(choice.tier, WireError, QemuError, ServerLaunchFailure, MemoryError),
+        _lacking(
+            choice.tier,
+            *(WireError, QemuError, GuestImageUnavailable, ServerLaunchFailure, MemoryError),
+        ),
     ):
         result = run_scenario(
             scenario,

@@ -15,8 +15,6 @@ import fcntl
 import struct
 import termios
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from bench.clock import Clock, RealClock
@@ -38,6 +36,7 @@ SETTLE_S: Final = 0.2
 _STATUS: Final = int(Reg.STATUS)
 _INTERRUPT_REGISTERS: Final = frozenset(map(int, (Reg.ICR, Reg.ICS, Reg.IMS, Reg.IMC)))
 _PROBE_RAM: Final = 16 << 20
+_PROBE_MAC: Final = bytes.fromhex("020000000002")
 
 
 class QemuNic:
@@ -114,12 +113,10 @@ def _unread(fd: int) -> int:
 def can_qemu() -> Capability:
     """Try it: start a QEMU without software, bring its NIC up, and read its registers."""
     try:
-        with TemporaryDirectory(prefix="netdump-bench-") as folder:
-            options = halted(_PROBE_RAM, mac=bytes.fromhex("020000000002"))
-            with Vm(options, Path(folder), start_child) as vm:
-                nic = QemuNic(vm, RealClock())
-                nic.enable()
-                status = nic.read32(_STATUS)
+        with Vm(halted(_PROBE_RAM, mac=_PROBE_MAC), None, start_child) as vm:
+            nic = QemuNic(vm, RealClock())
+            nic.enable()
+            status = nic.read32(_STATUS)
     except QemuLaunchFailure as failure:
         why = str(failure).splitlines()[-1]
         return Capability(False, why, "scripts/debian-packages qemu, as root")

@@ -17,6 +17,8 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +110,34 @@ class RunFolder:
         if self._lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             self._unlock()
+
+
+def scratch_home() -> Path:
+    """Where measurements keep what they write: in memory, where there is some for files."""
+    fast = Path("/dev/shm")
+    home = fast if os.access(fast, os.W_OK) else Path(tempfile.gettempdir())
+    return home / f"netdump-bench-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def scratch(stem: str) -> Iterator[RunFolder]:
+    """A folder that is gone at the end; what a killed one left is cleared away first."""
+    home = scratch_home()
+    try:
+        with RunFolder(home, stem) as folder:
+            yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            home.rmdir()  # unless another one is in it
+
+
+def clear_scratch() -> list[Path]:
+    """Remove what killed measurements left; which folders that were."""
+    home = scratch_home()
+    cleared = _clear_dead(home)
+    with contextlib.suppress(OSError):
+        home.rmdir()
+    return cleared
 
 
 def _lock(path: Path) -> int:

@@ -5,6 +5,7 @@ A tier is found out by trying it, never by looking at a version or a user id.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -69,7 +70,20 @@ ON_A_TAP: Final = ("tap", "qemu")
 
 def wants_tap(scenario: Scenario, demanded: str | None) -> bool:
     """Whether a TAP would be used if this machine let us."""
-    return (scenario.tiers[0] if demanded is None else demanded) in ON_A_TAP
+    return first_choice(scenario, demanded) in ON_A_TAP
+
+
+def first_choice(scenario: Scenario, demanded: str | None) -> str:
+    """The tier that is tried first."""
+    return scenario.tiers[0] if demanded is None else demanded
+
+
+def missing_packages(scenario: Scenario, demanded: str | None) -> list[str]:
+    """Groups of scripts/debian-packages without which the first choice is out of reach."""
+    from guest.qemu.vm import PROGRAM
+
+    wants_qemu = first_choice(scenario, demanded) == "qemu"
+    return ["qemu"] if wants_qemu and shutil.which(PROGRAM) is None else []
 
 
 def _check_name(scenario: Scenario, demanded: str) -> None:

@@ -58,12 +58,12 @@ class LinuxStory(Story):
         super().__init__(case, stage, seed, tell)
         machine = case.machine
         self._config = LinuxConfig(
-            image=guest_image(),
+            image=guest_image(),  # built before the run: ``play.prepare_guest``
             memory_size=machine.memory,
             arena_size=machine.arena,
             mac=CLIENT_MAC,
             address=f"{CLIENT_IP}/{_PREFIX}",
-            accelerator=accelerator().name,
+            accelerator=accelerator(start_child).name,
             cpus=machine.cpus,
             pvpanic=machine.notice == "pvpanic",
             promiscuous=case.nic.promiscuous,

@@ -159,7 +159,7 @@ class Story(ABC):
         request = self._request()
         told.footer = request.header.pack() if self._profile.footer else b""
         began = stage.clock.now_ns()
-        nic = _Takeover(self._driver, self._board, self._take_stock)
+        nic = Takeover(self._driver, self._board, self._take_stock)
         try:
             for _ in range(0, case.machine.dead_time_ms * 1000, DEAD_TURN_US):
                 self._board.delay_us(DEAD_TURN_US)
@@ -220,7 +220,7 @@ class Story(ABC):
         )
 
 
-class _Takeover(BoardNic):
+class Takeover(BoardNic):
     """Lets ``take_stock`` look before and after the driver takes the NIC over."""
 
     def __init__(

@@ -56,7 +56,9 @@ _LAST_WORDS_S: Final = 0.2
 _LOG_ALIGNMENT: Final = 8
 _PANIC_END: Final = re.compile(r"end Kernel panic")
 _BANNER: Final = re.compile(r"Linux version .*")
-_PROMPT: Final = re.compile(r"netdump-bench# $")
+_PROMPT: Final = re.compile(r"netdump-bench# ")
+#: What the kernel prints may come in between.
+_RECORD: Final = re.compile(r"^\[ *\d+\.\d+\] .*\n", re.MULTILINE)
 
 #: cli; hlt; jmp back to the hlt.
 _PARKED: Final = bytes.fromhex("faf4ebfd")
@@ -140,15 +142,16 @@ class LinuxGuest:
             GuestFailed: it says what failed, or says nothing in ``BOOT_TIMEOUT_S``.
         """
         try:
-            said = self.console.wait_for(_READY, BOOT_TIMEOUT_S, self._watched(idle))[1]
+            found = self.console.wait_for(_READY, BOOT_TIMEOUT_S, self._watched(idle))
         except ConsoleSilent as silent:
             raise GuestFailed(
                 f"{silent}: the guest did not boot, with -accel {self.config.accelerator}"
             ) from None
+        said = found[1]
         if not said.startswith("ready"):
             raise GuestFailed(f"the guest says: {said}")
-        self.console.wait_for(_PROMPT, SHELL_TIMEOUT_S, self._watched(idle))
-        return said
+        self.console.wait_for(_PROMPT, SHELL_TIMEOUT_S, self._watched(idle), found.end())
+        return str(said)
 
     def shell(self, command: str, idle: Callable[[], None]) -> str:
         """What a command prints on its console.
@@ -159,7 +162,7 @@ class LinuxGuest:
         start = len(self.console.text)
         self.console.type(command + "\n")
         end = self.console.wait_for(_PROMPT, SHELL_TIMEOUT_S, self._watched(idle), start)
-        return self.console.text[start : end.start()]
+        return _RECORD.sub("", self.console.text[start : end.start()])
 
     def rest(self, seconds: float, idle: Callable[[], None] = lambda: None) -> None:
         """Let it run."""

@@ -94,7 +94,8 @@ class Vm:
     """A running QEMU; a context manager. For one thread."""
 
     options: VmOptions
-    folder: Path
+    folder: Path | None
+    """Where the evidence goes; None keeps what QEMU prints in memory, and nothing else."""
     spawn: Spawn
     qtest: Qtest = field(init=False)
     ram: NDArray[np.uint8] = field(init=False)
@@ -105,6 +106,8 @@ class Vm:
     command: list[str] = field(init=False, default_factory=list)
     core_fd: int = field(init=False)
     """A memfd of both processes, under the same number, for a dump of the machine."""
+    _log: int = field(init=False, default=-1)
+    _said: str = field(init=False, default="")
     _child: subprocess.Popen[bytes] | None = field(init=False, default=None)
     _monitor: Monitor | None = field(init=False, default=None)
     _monitor_end: socket.socket = field(init=False)
@@ -148,10 +151,10 @@ class Vm:
 
     def output(self) -> str:
         """What it printed so far."""
-        try:
-            return (self.folder / LOG).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
+        if self._log < 0:
+            return self._said
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, size, 0).decode("utf-8", "replace")
 
     def dump_memory(self) -> CoreDump:
         """What QEMU says that memory and CPU registers hold; the machine stands still meanwhile."""
@@ -173,6 +176,7 @@ class Vm:
         self.kill()
         if self._monitor is not None:
             self._monitor.close()
+        self._said, self._log = self.output(), -1
         self._ends.close()
 
     def __enter__(self) -> Self:
@@ -190,6 +194,8 @@ class Vm:
 
     def _start(self) -> None:
         options = self.options
+        self._log = self._make_log()
+        self._ends.callback(os.close, self._log)
         program = shutil.which(PROGRAM)
         if program is None:
             raise QemuLaunchFailure([PROGRAM], 127, f"there is no {PROGRAM} on the PATH")
@@ -237,13 +243,14 @@ class Vm:
             command += ["-device", f"{options.nic},netdev=net0,mac={options.mac.hex(':')}"]
             if options.serial:
                 self.serial, line = connect()
-                console = self.folder / CONSOLE
-                command += ["-chardev", f"socket,id=serial0,fd={line},logfile={console}"]
+                kept = "" if self.folder is None else f",logfile={_quoted(self.folder / CONSOLE)}"
+                command += ["-chardev", f"socket,id=serial0,fd={line}{kept}"]
                 command += ["-serial", "chardev:serial0"]
             self.command = [*command, *options.more]
-            (self.folder / COMMAND).write_text(shlex.join(self.command) + "\n", encoding="utf-8")
-            with (self.folder / LOG).open("wb") as log:
-                self._child = self.spawn(self.command, log.fileno(), [*theirs, self.core_fd])
+            if self.folder is not None:
+                told = shlex.join(self.command) + "\n"
+                (self.folder / COMMAND).write_text(told, encoding="utf-8")
+            self._child = self.spawn(self.command, self._log, [*theirs, self.core_fd])
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -255,8 +262,18 @@ class Vm:
                 self._child.wait(1.0)
             raise QemuLaunchFailure(self.command, self._child.poll(), self.output()) from None
 
+    def _make_log(self) -> int:
+        if self.folder is None:
+            return os.memfd_create("qemu.log")
+        return os.open(self.folder / LOG, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
     def _make_ram(self, size: int) -> int:
         fd = os.memfd_create("guest-ram")
         os.ftruncate(fd, size)
         self.ram = np.frombuffer(mmap.mmap(fd, size), np.uint8)
         return fd
+
+
+def _quoted(path: Path) -> str:
+    """A path as part of an option: QEMU takes a doubled comma for one."""
+    return str(path).replace(",", ",,")
