@@ -31,7 +31,7 @@ from bench.runs import (
     output_trouble,
 )
 from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
-from bench.tiers import ON_A_TAP, PROBES, Choice, choose_tier, first_choice, wants_tap
+from bench.tiers import ON_A_TAP, Choice, choose_tier, first_choice, wants_tap
 from bench.verdict import RunResult, to_text
 
 MAX_SEED: Final = (1 << 63) - 1
@@ -145,11 +145,15 @@ def prepare_guest(scenario: Scenario, tier: str | None) -> None:
 
     Before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
     """
-    if first_choice(scenario, tier) != "qemu" or not PROBES["qemu"]().ok:
+    if first_choice(scenario, tier) != "qemu":
         return
     if not any(case.machine.kind == "linux" for case in expand_cases(scenario)):
         return
+    from bench.qemu_nic import can_qemu
     from guest.linux.image import GuestImageUnavailable, guest_image
+
+    if not can_qemu().ok:
+        return  # whoever chooses the tier will say so
 
     try:
         guest_image(progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr))

@@ -22,7 +22,7 @@ from bench.servers.child import start_child
 from bench.wire.contracts import Capability
 from bench.wire.stream import StreamWire
 from guest.qemu import pci
-from guest.qemu.errors import QemuError, QemuLaunchFailure
+from guest.qemu.errors import QemuError, QemuMissing
 from guest.qemu.vm import Vm, halted
 from nic_models.contracts import InterruptLine
 from nic_models.e1000.registers import Reg
@@ -117,11 +117,9 @@ def can_qemu() -> Capability:
             nic = QemuNic(vm, RealClock())
             nic.enable()
             status = nic.read32(_STATUS)
-    except QemuLaunchFailure as failure:
-        why = str(failure).splitlines()[-1]
-        return Capability(False, why, "scripts/debian-packages qemu, as root")
+    except QemuMissing as missing:
+        return Capability(False, str(missing), "scripts/debian-packages qemu, as root")
     except QemuError as error:
-        return Capability(
-            False, f"QEMU's NIC can't be driven: {error}", "install QEMU 7.2 or newer"
-        )
+        why = f"QEMU's NIC can't be driven: {str(error).splitlines()[-1]}"
+        return Capability(False, why, "install QEMU 7.2 or newer")
     return Capability(True, f"started QEMU, and its e1000 answers (STATUS {status:#x})")

@@ -14,11 +14,27 @@ import pytest
 
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
+from guest.linux.image import GuestImageUnavailable, guest_image
 
 _SKIPPED = pytest.StashKey[Counter[tuple[str, str, str]]]()
+
+
+def _qemu_and_a_guest() -> Capability:
+    """The tier, and the image of the Linux guest that its tests boot; built the first time."""
+    found = PROBES["qemu"]()
+    if not found.ok:
+        return found
+    try:
+        guest_image()
+    except GuestImageUnavailable as error:
+        return Capability(False, f"no Linux guest: {error.why}", error.cure)
+    return found
+
+
 #: Marker -> whether this machine can play it; found out once, and only if somebody asks.
 _CAN: Final[dict[str, Callable[[], Capability]]] = {
-    tier: cache(PROBES[tier]) for tier in ("tap", "qemu")
+    "tap": cache(PROBES["tap"]),
+    "qemu": cache(_qemu_and_a_guest),
 }
 
 

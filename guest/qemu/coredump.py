@@ -58,15 +58,23 @@ def parse(fd: int) -> CoreDump:
     header = _EHDR.unpack_from(data.data)
     if header[0][:6] != _IDENT:
         raise QemuError(f"dump-guest-memory wrote no 64-bit ELF core: {header[0].hex()}")
+    if header[9] != _PHDR.size:
+        raise QemuError(f"dump-guest-memory wrote program headers of {header[9]} bytes each")
+
+    def part(offset: int, length: int) -> NDArray[np.uint8]:
+        if offset + length > size:
+            raise QemuError(
+                f"dump-guest-memory wrote {size} bytes, and promised {length:#x} at {offset:#x}"
+            )
+        return data[offset : offset + length]
+
     notes = b""
     blocks: list[tuple[int, NDArray[np.uint8]]] = []
-    for number in range(header[10]):
-        at = header[5] + number * _PHDR.size
-        kind, _, offset, _, physical, length, _, _ = _PHDR.unpack_from(data.data, at)
+    for kind, _, offset, _, physical, length, _, _ in _PHDR.iter_unpack(
+        part(header[5], header[10] * _PHDR.size).data
+    ):
         if kind == _PT_NOTE:
-            notes += data[offset : offset + length].tobytes()
+            notes += part(offset, length).tobytes()
         elif kind == _PT_LOAD:
-            if offset + length > size:
-                raise QemuError(f"dump-guest-memory wrote {size} bytes, and promised more")
-            blocks.append((physical, data[offset : offset + length]))
+            blocks.append((physical, part(offset, length)))
     return CoreDump(notes, tuple(sorted(blocks, key=lambda block: block[0])))

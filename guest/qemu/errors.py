@@ -23,6 +23,14 @@ class QemuLaunchFailure(QemuError):
         super().__init__(f"{' '.join(command)}\nQEMU {ended}; it printed: {said}")
 
 
+class QemuMissing(QemuLaunchFailure):
+    """There is no such program."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__([program], None, "")
+        self.args = (f"there is no {program} on the PATH",)
+
+
 class QemuGone(QemuError):
     """It was there, and is no more: killed, crashed, or shut down."""
 

@@ -60,22 +60,33 @@ class Qtest:
 
     def flush(self) -> None:
         """Wait until all that was posted is done."""
-        while self._posted:
-            self._answer(self._posted.pop(0))
+        self._collect()
 
     def close(self) -> None:
         self._socket.close()
 
     def _ask(self, command: str) -> int:
         self._send(command)
-        self.flush()
-        return int(self._answer(command), 16)
+        # It waits its turn: should a write before it be refused, its own answer is still to come.
+        self._posted.append(command)
+        said = self._collect()
+        try:
+            return int(said, 16)
+        except ValueError:
+            raise QtestRefused(f"qtest {command!r} was answered with {said!r}") from None
 
     def _post(self, command: str) -> None:
         self._send(command)
         self._posted.append(command)
         if len(self._posted) >= MAX_POSTED:
             self.flush()
+
+    def _collect(self) -> str:
+        """All answers that are due; what the last of them holds."""
+        said = ""
+        while self._posted:
+            said = self._answer(self._posted.pop(0))
+        return said
 
     def _send(self, command: str) -> None:
         self.commands += 1

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from guest.qemu import coredump
 from guest.qemu.coredump import CoreDump
-from guest.qemu.errors import QemuGone, QemuLaunchFailure
+from guest.qemu.errors import QemuGone, QemuLaunchFailure, QemuMissing
 from guest.qemu.monitor import Monitor
 from guest.qemu.qtest import Qtest
 
@@ -198,7 +198,7 @@ class Vm:
         self._ends.callback(os.close, self._log)
         program = shutil.which(PROGRAM)
         if program is None:
-            raise QemuLaunchFailure([PROGRAM], 127, f"there is no {PROGRAM} on the PATH")
+            raise QemuMissing(PROGRAM)
         theirs: list[int] = []
 
         def share(fd: int) -> int:
