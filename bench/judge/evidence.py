@@ -1,0 +1,156 @@
+"""What a played case left behind, gathered from all sides and trusted from none.
+
+Memory at the panic comes from the machine, the stored bytes from the disk, what was said from the
+wire, the rest from the guard. First what can only be seen while the server lives; and, when it has
+been killed, what is left of its files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.judge.compare import Image, compare, read_stored
+from bench.judge.live import LiveDisk
+from bench.judge.oracles import Evidence
+from bench.judge.watch import WireWatch
+from bench.story.stage import Stage
+from bench.story.told import Story, Told
+from nic_models.frames import Frames
+
+#: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
+_STORED_NAME: Final = re.compile(r"(vmcore(_encrypted)?|info|bounds|key)\.[\w.:-]+")
+#: Files up to this are compared by contents.
+_SMALL: Final = 1 << 16
+#: Copies of the first message, the HERALD, that a replay begins with, and the descriptors that they
+#: may cost: one offer of a session.
+_HERALDS: Final = 8
+_DESCRIPTORS: Final = 2
+#: Looks at a folder until two agree, and the time between two.
+_LOOKS: Final = 100
+_LOOK_US: Final = 5_000
+_DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
+
+
+def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Image) -> Evidence:
+    """All that can be seen while the server lives."""
+    report = told.report
+    seen = Evidence(
+        claims_success=report.claims_success,
+        gave_up=report.detail,
+        deadlock=told.deadlock,
+        out_of_time=told.out_of_time,
+        lost=told.lost,
+        acked=watch.acknowledged(),
+        live_looks=disk.looks,
+        live_missing=disk.missing,
+        expected=expected,
+        violations=told.machine.guard.summary(),
+        # A machine that was reset writes what it likes.
+        memory_changes=[] if told.lost else told.machine.memory_changes(),
+        server_present=stage.server is not None,
+    )
+    before = _settled(stage)
+    if stage.server is not None and any(name.endswith(".last") for name in before):
+        descriptors = stage.server.fd_count()
+        sample = watch.sample()
+        wanted = set(sample)
+
+        def all_answered(heard: Frames) -> bool:
+            return wanted <= set(watch.acks_in(heard).tolist())
+
+        # An impatient client's HERALDs have cost servers a descriptor each.
+        messages = list(sample.values())
+        answers = stage.play_again(messages[:1] * _HERALDS + messages, all_answered)
+        leaked = stage.server.fd_count() - descriptors
+        if leaked > _DESCRIPTORS:
+            stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
+        after = _settled(stage)
+        seen.replayed = len(sample)
+        seen.replay_unanswered = len(wanted - set(watch.acks_in(answers).tolist()))
+        seen.replay_changed = sorted(
+            name for name in before | after if before.get(name) != after.get(name)
+        )
+    seen.server_trouble = [*stage.server_trouble(), *_strangers(before)]
+    return seen
+
+
+def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
+    """What is left now that the server has been killed."""
+    path = _stored_dump(stage.dumpdir)
+    if path is None or seen.expected is None:
+        return
+    seen.stored = read_stored(path)
+    seen.stored_as = path.name
+    seen.is_final = not path.name.endswith(".partial")
+    end = seen.expected.length
+    if not seen.is_final and told.footer and seen.stored[end:].tobytes() == told.footer:
+        seen.stored = seen.stored[:end]  # a server cuts the footer off when the dump is complete
+    seen.comparison = compare(seen.expected, seen.stored)
+
+
+def expected_dump(story: Story) -> Image:
+    """The dump that memory at the panic makes."""
+    truth = story.machine.truth
+    assert truth is not None, "there was a panic"
+    image = story.client.image
+    parts = [np.frombuffer(image.header, np.uint8)]
+    parts += [truth[s.physical : s.physical + s.length] for s in image.segments]
+    return Image(parts)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+
+
+def _settled(stage: Stage) -> dict[str, str]:
+    """What lies in the dump folder when its server has done with it, or after ``_LOOKS`` looks."""
+    found = _digests(stage.dumpdir)
+    for _ in range(_LOOKS if stage.tier != "sim" else 0):  # in sim nobody works beside us
+        stage.clock.delay_us(_LOOK_US)
+        before, found = found, _digests(stage.dumpdir)
+        if before == found:
+            break
+    return found
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """What lies in a folder: name -> its contents, where a link leads, or of a large file (whose
+    contents are compared with memory anyway) its size and when it was written last.
+    """
+    found: dict[str, str] = {}
+    for path in _files(folder):
+        name = str(path.relative_to(folder))
+        try:
+            status = path.lstat()
+            if path.is_symlink():
+                found[name] = f"-> {path.readlink()}"
+            elif status.st_size > _SMALL:
+                found[name] = f"{status.st_size} bytes, written at {status.st_mtime_ns}"
+            else:
+                found[name] = path.read_bytes().hex()
+        except FileNotFoundError:
+            continue  # renamed meanwhile
+    return found
+
+
+def _strangers(names: Mapping[str, str]) -> list[str]:
+    return [
+        f"left a file of no known kind: {name}"
+        for name in names
+        if not _STORED_NAME.fullmatch(Path(name).name)
+    ]
+
+
+def _stored_dump(folder: Path) -> Path | None:
+    """The latest dump in a folder."""
+    dumps = [
+        (int(match[2]), path)
+        for path in _files(folder)
+        if not path.is_symlink() and (match := _DUMP_NAME.fullmatch(path.name))
+    ]
+    return max(dumps)[1] if dumps else None
