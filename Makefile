@@ -13,7 +13,7 @@ INPUTS   := pyproject.toml constraints.txt scripts/make-venv
 export PYTHON NAME TIER SEED PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help scenario list doctor test lint bench serve clean
+.PHONY: help scenario list doctor test lint bench soak serve clean
 
 help:
 	@echo 'make scenario NAME=promisc-panic [TIER=tap|qemu|sim] [SEED=1] [PROFILE=netdump2]'
@@ -24,6 +24,7 @@ help:
 	@echo '                 the dump server by itself, for a real network'
 	@echo 'make test        all tests        make lint    ruff, mypy, import-linter'
 	@echo 'make bench       MB/s of each tier and profile, next to tftpd-hpa'
+	@echo 'make soak        100,000 random steps on our e1000 and on QEMU: do they agree?'
 	@echo 'make clean       remove run folders, caches and the virtual environment'
 
 # What a scenario needs, and what development needs besides: one environment, two stages.
@@ -52,6 +53,9 @@ serve: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(VENV)/bin/python -m bench.measure $(ARGS)
+
+soak: $(VENV)/.ready
+	@$(VENV)/bin/python -m bench.truth --steps 100000 $(ARGS)
 
 test: $(VENV)/.ready-dev
 	@$(VENV)/bin/python -m pytest $(ARGS)

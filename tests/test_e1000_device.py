@@ -808,6 +808,21 @@ def test_reserved_bits_of_ring_registers_do_not_stick() -> None:
         assert rig.read(register) == mask
 
 
+def test_the_inter_frame_spacing_has_sixteen_bits() -> None:
+    rig = Rig()
+    rig.write(Reg.AIFS, 0xA5A5_A5A5)
+    assert rig.read(Reg.AIFS) == 0xA5A5  # 13.4.35; the others are reserved
+
+
+def test_software_can_set_the_causes_of_the_general_purpose_pins() -> None:
+    rig = Rig()
+    pins = INT(1 << 13 | 1 << 14)  # GPI_SDP6 and GPI_SDP7, 13.4.17
+    rig.write(Reg.IMS, pins)
+    rig.write(Reg.ICS, pins)
+    assert rig.line.high()
+    assert rig.read(Reg.ICR) == pins
+
+
 def test_the_log_tells_where_dma_wrote() -> None:
     rig = Rig()
     rig.arrive([frame(60)])

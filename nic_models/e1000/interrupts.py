@@ -12,7 +12,7 @@ from nic_models.contracts import InterruptLine
 from nic_models.e1000.registers import INT, Reg
 
 #: Causes that this silicon has.
-_CAUSES: Final = int(
+CAUSES: Final = int(
     INT.TXDW
     | INT.TXQE
     | INT.LSC
@@ -23,6 +23,8 @@ _CAUSES: Final = int(
     | INT.MDAC
     | INT.RXCFG
     | INT.PHYINT
+    | INT.GPI_SDP6
+    | INT.GPI_SDP7
     | INT.TXD_LOW
     | INT.SRPD
 )
@@ -56,7 +58,7 @@ class Interrupts:
 
     def write(self, offset: int, value: int) -> None:
         """A write by software."""
-        value &= _CAUSES
+        value &= CAUSES
         if offset == Reg.ICR:
             self.cause &= ~value
         elif offset == Reg.ICS:

@@ -152,6 +152,8 @@ class INT(IntFlag):
     MDAC = 1 << 9
     RXCFG = 1 << 10
     PHYINT = 1 << 12
+    GPI_SDP6 = 1 << 13  # a software-definable pin; only ICS sets these here
+    GPI_SDP7 = 1 << 14
     TXD_LOW = 1 << 15
     SRPD = 1 << 16
 
@@ -255,6 +257,7 @@ WRITE_MASK: Final[dict[int, int]] = {
     Reg.TDT: 0xFFFF,
     Reg.PBA: 0x0000_0078,  # multiples of 8; the transmit share is computed
     Reg.ITR: 0xFFFF,
+    Reg.AIFS: 0xFFFF,
     Reg.RDTR: 0xFFFF,
     Reg.RADV: 0xFFFF,
     Reg.TIDV: 0xFFFF,
