@@ -267,6 +267,8 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
             sys.stdout.write(to_text(result.as_json()))
         else:
             print_verdict(result, _console())
+    if result.broke_down:
+        return MachineLacks.status
     return 0 if result.passed else 1
 
 

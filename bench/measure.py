@@ -41,7 +41,10 @@ from bench.runs import scratch
 from bench.scenario import Scenario, parse_scenario
 from bench.servers.child import start_child
 from bench.tiers import PROBES
+from bench.wire.contracts import WireError
 from bench.wire.namespace import NetNamespace
+from guest.linux.image import GuestImageUnavailable
+from guest.qemu.errors import QemuError
 
 BLKSIZE: Final = 1428
 #: What in.tftpd needs to listen. It tells nobody, and curl would only ask again after a second.
@@ -104,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--only", default="", help="only tiers or profiles with this in the name")
     arguments = parser.parse_args(argv)
-    if arguments.mib < 1 or arguments.rounds < 1 or arguments.guest_mib < 96:
-        parser.error("--mib and --rounds are 1 or more, --guest-mib 96 or more")
+    if arguments.mib < 1 or arguments.rounds < 1 or not 96 <= arguments.guest_mib <= 3000:
+        parser.error("--mib and --rounds are 1 or more, --guest-mib is 96 to 3000")
     wanted = [c for c in CONTESTANTS if arguments.only in f"{c[0]} {c[1]} {c[2]}"]
     no_qemu = PROBES["qemu"]()
     if not no_qemu.ok:
@@ -122,16 +125,22 @@ def main(argv: list[str] | None = None) -> int:
             if peer.rate:
                 figures.ratio.append(figures.rate[-1] / peer.rate[-1])
     guest: list[GuestRates] = []
+    no_guest = ""
     if no_qemu.ok and arguments.only in GUEST:
         print(f"a Linux guest of {arguments.guest_mib} MiB", file=sys.stderr)
-        with scratch("guest") as folder:
-            guest = measure_guest(arguments.guest_mib, arguments.rounds, folder.path)
+        try:
+            with scratch("guest") as folder:
+                guest = measure_guest(arguments.guest_mib, arguments.rounds, folder.path)
+        except (GuestImageUnavailable, QemuError, WireError) as error:
+            no_guest = str(error).strip().splitlines()[-1]
     if arguments.json:
         json.dump(_document(results, peer, lacks) | _guest_document(guest), sys.stdout, indent=2)
         print()
     else:
         _print(results, peer, lacks, arguments.mib, arguments.rounds)
         _print_guest(guest, arguments.guest_mib)
+        if no_guest:
+            print(f"not measured: a Linux guest: {no_guest}")
         if not no_qemu.ok:
             print(f"not measured: tier qemu: {no_qemu.why} (cure: {no_qemu.cure})")
     return 0
@@ -313,10 +322,12 @@ def _print_guest(guest: list[GuestRates], mib: int) -> None:
         table.add_row(name, f"{_median([rate(r) for r in guest]):,.1f}", f"{of_sink:.2f}")
     console = Console() if sys.stdout.isatty() else Console(width=100)
     console.print(table)
+    ratios = [r.dump / r.sink for r in guest]
+    print(f"dump / sink was {min(ratios):.2f} to {max(ratios):.2f}; mark: {MARK_SINK_RATIO:g}")
     heard = min(r.sink_frames for r in guest)
     again = max(r.retransmissions for r in guest)
     print(f"a dump is {guest[0].frames:,} frames, at most {again} of them sent again; the sink")
-    print(f"heard at least {heard:,}; mark: dump / sink {MARK_SINK_RATIO:g}")
+    print(f"heard at least {heard:,}")
 
 
 if __name__ == "__main__":

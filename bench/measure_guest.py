@@ -59,8 +59,8 @@ RING: Final = 2048
 RX_RING: Final = 1024
 WINDOW: Final = 2048
 ARENA: Final = 8 << 20
-#: Frames of a doorbell on the way to the sink.
-SINK_BATCH: Final = 512
+#: Frames of a doorbell on the way to the sink, at most: as in a dump.
+SINK_BATCH: Final = WINDOW
 SINK_PORT: Final = 9999
 _PROFILE: Final = replace(PROFILES["netdump2"], window_frames=WINDOW)
 _SINK_BUFFER: Final = 256 << 20
@@ -96,6 +96,8 @@ class _Rig:
     driver: E1000Driver
     client: NetdumpClient
     clock: RealClock
+    reach: list[tuple[int, int]]
+    """Memory that the NIC may have written to before it was stopped; empty from then on."""
 
 
 class _Elsewhere:
@@ -133,8 +135,9 @@ def measure_guest(mib: int, rounds: int, folder: Path) -> list[GuestRates]:
         image = DumpImage(corpse.memory, corpse.dump_segments())
         client = NetdumpClient(_PROFILE, corpse.memory, image)
         nic.enable()
+        reach = nic.reach()
         guest.park()
-        rig = _Rig(namespace, guest, corpse, board, driver, client, clock)
+        rig = _Rig(namespace, guest, corpse, board, driver, client, clock, reach)
         return [_round(rig, folder / str(number)) for number in range(rounds)]
 
 
@@ -144,15 +147,16 @@ def _round(rig: _Rig, folder: Path) -> GuestRates:
     rig.driver.tx_zone = rig.corpse.panic_pool
     report, data_ns, whole_ns = _dump(rig, folder)
     rig.driver.tx_zone = _AnyMbufs()
-    sink_ns, heard = _sink(rig)
+    sink_ns, sent, heard = _sink(rig)
+    core = f"file:/proc/self/fd/{rig.guest.vm.core_fd}"
     began = rig.clock.now_ns()
-    rig.guest.vm.dump_memory()
+    rig.guest.monitor.execute("dump-guest-memory", paging=False, protocol=core)
     qmp_ns = rig.clock.now_ns() - began
     shutil.rmtree(folder)
     return GuestRates(
         dump=length / data_ns * 1e3,
         whole=length / whole_ns * 1e3,
-        sink=length / sink_ns * 1e3,
+        sink=length * min(heard / sent, 1.0) / sink_ns * 1e3,
         qmp=rig.guest.vm.options.memory_size / qmp_ns * 1e3,
         frames=report.stats.frames_sent,
         sink_frames=heard,
@@ -192,10 +196,11 @@ def _dump(rig: _Rig, folder: Path) -> tuple[Report, int, int]:
             steps[str(fields["step"])] = clock.now_ns()
 
     def take_stock(taken_over: bool) -> None:
-        """What the NIC still wrote before it was stopped is dumped as it is."""
+        """What the NIC still wrote before it was stopped, the first time, is dumped as it is."""
         assert corpse.truth is not None, "there was a panic"
-        for start, end in corpse.memory_changes() if taken_over else []:
-            corpse.truth[start:end] = corpse.memory.buffer[start:end]
+        while taken_over and rig.reach:
+            start, end = rig.reach.pop()
+            corpse.truth[start:end] = corpse.memory.buffer[start : min(end, len(corpse.truth))]
 
     header = KernelDumpHeader(dumplength=image.length, dumpextent=image.length, hostname="bench")
     request = DumpRequest(link=_link(HERALD_PORT), header=header)
@@ -223,8 +228,8 @@ def _verify(dumps: Path, rig: _Rig) -> None:
         raise SystemExit(f"{path.name} is not what memory held: nothing was measured")
 
 
-def _sink(rig: _Rig) -> tuple[int, int]:
-    """(ns for all frames of the dump, how many of them the sink heard)."""
+def _sink(rig: _Rig) -> tuple[int, int, int]:
+    """(ns for all frames of the dump, how many they are, how many the sink heard)."""
     with rig.namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SINK_BUFFER)
         listener.bind((SERVER_IP, SINK_PORT))
@@ -232,16 +237,16 @@ def _sink(rig: _Rig) -> tuple[int, int]:
         command = [sys.executable, "-m", "bench.measure_guest", str(fd)]
         child = subprocess.Popen(command, pass_fds=[fd], stdout=subprocess.PIPE, text=True)
         try:
-            took = _swallow(rig)
+            took, sent = _swallow(rig)
             heard, _ = child.communicate(timeout=60)
         finally:
             child.kill()
             child.wait(10)
-    return took, int(heard)
+    return took, sent, int(heard)
 
 
-def _swallow(rig: _Rig) -> int:
-    """Send the dump's frames and wait for nobody; ns."""
+def _swallow(rig: _Rig) -> tuple[int, int]:
+    """Send the dump's frames and wait for nobody; (ns, frames)."""
     nic = BoardNic(rig.driver, rig.board)
     memory, nobody = rig.corpse.memory, _AnyMbufs()
     link = DebugnetLink(_PROFILE, _link(SINK_PORT), nic, memory, nobody, rig.corpse.delay_us, _tell)
@@ -259,7 +264,7 @@ def _swallow(rig: _Rig) -> int:
     took = rig.clock.now_ns() - began
     nic.poll(0)  # reclaims: the next dump's buffers are counted
     link.close()
-    return took
+    return took, link.stats.frames_sent
 
 
 def _link(port: int) -> LinkConfig:

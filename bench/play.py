@@ -31,8 +31,9 @@ from bench.runs import (
     output_trouble,
 )
 from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
-from bench.tiers import ON_A_TAP, Choice, choose_tier, first_choice, wants_tap
+from bench.tiers import ON_A_TAP, PROBES, Choice, choose_tier, wants_tap
 from bench.verdict import RunResult, to_text
+from bench.wire.contracts import Capability
 
 MAX_SEED: Final = (1 << 63) - 1
 
@@ -64,10 +65,10 @@ def play(
     before_tap: Callable[[], None],
 ) -> RunResult:
     """Play it; the run folder is kept. ``before_tap`` may replace this process."""
-    prepare_guest(scenario, tier)
+    probes = probes_for(scenario) if (tier or scenario.tiers[0]) == "qemu" else PROBES
     if wants_tap(scenario, tier):
         before_tap()
-    choice = choose_tier(scenario, tier)
+    choice = choose_tier(scenario, tier, probes)
     with _run_folder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
         result = _run(scenario, choice, seed, folder, progress)
         _keep(folder, scenario, result)
@@ -126,10 +127,10 @@ def replay(
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
     tier, seed = verdict["tier"], verdict["seed"]
-    prepare_guest(scenario, tier)
+    probes = probes_for(scenario) if tier == "qemu" else PROBES
     if tier in ON_A_TAP:
         before_tap()
-    choice = choose_tier(scenario, tier)
+    choice = choose_tier(scenario, tier, probes)
     runs = runs or folder.absolute().parent
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
         result = _run(scenario, Choice(tier, choice.why), seed, again, progress)
@@ -140,25 +141,25 @@ def replay(
     return Replay(folder, result, outcome_same, files)
 
 
-def prepare_guest(scenario: Scenario, tier: str | None) -> None:
-    """Build the image of a Linux guest, once and for all, if one will be wanted.
+def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
+    """How to find out which tiers can play it. A story with a Linux guest needs its image, too,
+    which is built here, once and for all, if it will be wanted.
 
-    Before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
+    Called before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
     """
-    if first_choice(scenario, tier) != "qemu":
-        return
     if not any(case.machine.kind == "linux" for case in expand_cases(scenario)):
-        return
+        return PROBES
     from bench.qemu_nic import can_qemu
     from guest.linux.image import GuestImageUnavailable, guest_image
 
-    if not can_qemu().ok:
-        return  # whoever chooses the tier will say so
-
+    if "qemu" not in scenario.tiers or not can_qemu().ok:
+        return PROBES  # whoever chooses the tier will say so
     try:
         guest_image(progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr))
     except GuestImageUnavailable as error:
-        raise MachineLacks(f"no Linux guest: {error.why} (cure: {error.cure})") from None
+        lacks = Capability(False, f"no Linux guest: {error.why}", error.cure)
+        return {**PROBES, "qemu": lambda: lacks}
+    return PROBES
 
 
 def _run_folder(runs: Path, stem: str) -> RunFolder:

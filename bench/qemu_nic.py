@@ -17,6 +17,8 @@ import termios
 import time
 from typing import Final
 
+import numpy as np
+
 from bench.clock import Clock, RealClock
 from bench.servers.child import start_child
 from bench.wire.contracts import Capability
@@ -25,7 +27,8 @@ from guest.qemu import pci
 from guest.qemu.errors import QemuError, QemuMissing
 from guest.qemu.vm import Vm, halted
 from nic_models.contracts import InterruptLine
-from nic_models.e1000.registers import Reg
+from nic_models.e1000.descriptors import RX_READ, SIZE, view
+from nic_models.e1000.registers import RCTL, RCTL_BSIZE_SHIFT, RX_BUFFER_SIZES, Reg
 from nic_models.frames import Frames
 
 INTEL: Final = 0x8086
@@ -35,6 +38,11 @@ DEVICE_IDS: Final = {"e1000": 0x100E}
 SETTLE_S: Final = 0.2
 _STATUS: Final = int(Reg.STATUS)
 _INTERRUPT_REGISTERS: Final = frozenset(map(int, (Reg.ICR, Reg.ICS, Reg.IMS, Reg.IMC)))
+#: Base and length of each ring, receive first.
+_RINGS: Final = tuple(
+    tuple(map(int, ring))
+    for ring in ((Reg.RDBAL, Reg.RDBAH, Reg.RDLEN), (Reg.TDBAL, Reg.TDBAH, Reg.TDLEN))
+)
 _PROBE_RAM: Final = 16 << 20
 _PROBE_MAC: Final = bytes.fromhex("020000000002")
 
@@ -45,16 +53,25 @@ class QemuNic:
     def __init__(self, vm: Vm, clock: Clock, line: InterruptLine | None = None) -> None:
         """``line``: driven with the level of INTx, whenever the wire gets its turn."""
         self._vm = vm
-        self._function = pci.find(vm.qtest, INTEL, DEVICE_IDS[vm.options.nic])
+        self._found: pci.PciFunction | None = None
         self._line = line
         self._wire = None if vm.netdev is None else StreamWire(vm.netdev, clock)
 
     def enable(self) -> None:
-        """Make its registers reachable, and let it do DMA; where firmware did so, nothing changes.
+        """Find it, make its registers reachable, and let it do DMA.
 
-        To be called before any register is used, and not before the firmware is through.
+        To be called before any register is used, and while the machine stands still: PCI's
+        configuration takes two accesses, and a guest that is in the middle of its own would take
+        ours for its own. Where firmware has set the NIC up, nothing changes.
         """
-        self._function.enable()
+        found = pci.find(self._vm.qtest, INTEL, DEVICE_IDS[self._vm.options.nic])
+        found.enable()
+        self._found = found
+
+    @property
+    def _function(self) -> pci.PciFunction:
+        assert self._found is not None, "enable() comes first"
+        return self._found
 
     def read32(self, offset: int) -> int:
         value = self._function.read32(offset)
@@ -83,23 +100,50 @@ class QemuNic:
         return frames
 
     def receive(self, frames: Frames) -> None:
-        if self._wire is not None:
+        if self._wire is not None and len(frames):
+            self._vm.qtest.flush()  # the cable is another way: what was written before comes first
             self._wire.send(frames)
 
     def stop_watching_interrupts(self) -> None:
         """Nobody serves them any more, and each look costs two commands."""
         self._line = None
 
-    def settle(self) -> None:
-        """Wait until the frames that it was given are in memory, or it can't take them."""
-        assert self._vm.netdev is not None, "there is a cable"
+    def reach(self) -> list[tuple[int, int]]:
+        """[start, end) of what it may write to by itself, as its rings stand: the rings, and the
+        buffers of the receive descriptors that are its own, from RDH to RDT.
+        """
+        read, ram = self._function.read32, self._vm.ram
+        control = read(int(Reg.RCTL))
+        size = RX_BUFFER_SIZES[bool(control & RCTL.BSEX), control >> RCTL_BSIZE_SHIFT & 3]
+        found: list[tuple[int, int]] = []
+        for low, high, length in _RINGS:
+            base = read(low) | read(high) << 32
+            found.append((base, base + read(length)))
+        base, end = found[0]
+        count = (end - base) // SIZE
+        if count and end <= len(ram):
+            head, tail = read(int(Reg.RDH)), read(int(Reg.RDT))
+            own = (np.arange(count) - head) % count < (tail - head) % count
+            addresses = view(ram, base, count, RX_READ)["address"][own].tolist()
+            found += [(address, address + size) for address in addresses if address]
+        return found
+
+    def settle(self) -> bool:
+        """Wait until what it was given is in memory, or dropped; False if it still waits."""
+        wire = self._wire
+        assert wire is not None, "there is a cable"
         deadline = time.monotonic() + SETTLE_S
-        while _unread(self._vm.netdev.fileno()) and time.monotonic() < deadline:
-            time.sleep(0.0002)
+        for prepare in (wire.flush, wire.knock):
+            prepare()
+            while wire.flush() or _unread(wire.fileno()):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.0002)
         self._function.read32(_STATUS)  # QEMU does one thing at a time: now it has done that one
+        return True
 
     def _look_at_the_line(self) -> None:
-        if self._line is not None:
+        if self._line is not None and self._found is not None:
             self._line.set(self._function.interrupt_pending())
 
 

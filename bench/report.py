@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.scenario.values import show_ranges, show_size
-from bench.verdict import ORACLES, CaseResult, RunResult
+from bench.verdict import BROKE_DOWN, ORACLES, CaseResult, RunResult
 
 WIDTH: Final = 100
 _LABEL: Final = 11  # columns of a label, with the space after it
@@ -36,6 +36,7 @@ OUTCOMES: Final = {
     "failed": "The client gave up, and said so.",
     "deadlock": "The driver waits for a lock whose owner will never run again.",
     "hung": "The run used up its time without an end.",
+    BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
     "lost": "The machine was gone before its dump had an end.",
 }
 _PLURALS: Final = {"silent-hole": "silent holes", "deadlock": "deadlocks"}
@@ -138,6 +139,8 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     if case.error:
         end = end.removesuffix(".") + f": {case.error}."
     yield Paragraph("end", _sentences(end, case.why))
+    if case.outcome == BROKE_DOWN:
+        return
     yield Paragraph("sent", _sent(case, tier))
     yield from _wire([case])
     yield from _refused(case.refused)

@@ -33,8 +33,17 @@ from bench.scenario.combinations import playable
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, Stages
 from bench.story.synthetic import NoSuchStep, SyntheticStory
 from bench.story.told import Story, Tell, Told
-from bench.verdict import CaseResult, Difference, Hole, LastWords, PanicContext, RunResult
+from bench.verdict import (
+    BROKE_DOWN,
+    CaseResult,
+    Difference,
+    Hole,
+    LastWords,
+    PanicContext,
+    RunResult,
+)
 from bench.wire.contracts import Direction
+from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
 from nic_models.frames import Frames
 
@@ -73,7 +82,7 @@ def run_scenario(
             folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
             folder.mkdir(parents=True, exist_ok=True)
             with _impossible(scenario, run):
-                result.cases.append(_run(run, seed, folder, stages, progress))
+                result.cases.append(_played(run, seed, folder, stages, progress))
             held += run.machine.memory
             if held >= _COLLECT_AT:
                 gc.collect()
@@ -114,6 +123,27 @@ def _nobody(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -
 def _silent(_kind: str, **_fields: object) -> None: ...
 
 
+def _played(
+    run: ResolvedCase, seed: int, folder: Path, stages: Stages, progress: Progress
+) -> CaseResult:
+    """One run; if QEMU or its guest breaks down, that costs this run, and none of the others."""
+    try:
+        return _run(run, seed, folder, stages, progress)
+    except QemuError as error:
+        return CaseResult(
+            name=run.name,
+            group=run.group,
+            profile=run.profile,
+            mode=run.nic.mode,
+            outcome=BROKE_DOWN,
+            expected=str(run.expect),
+            met=False,
+            why=str(error).strip().splitlines()[-1],
+            sweep_over=run.sweep_over,
+            sweep_value=run.sweep_value,
+        )
+
+
 def _run(
     run: ResolvedCase, seed: int, folder: Path, stages: Stages, progress: Progress
 ) -> CaseResult:
@@ -140,12 +170,17 @@ def _run(
                 events.emit(kind, stage.clock.now_ns(), **fields)
 
             story = _story(run, stage, seed, tell)
-            story.boot()
-            struck = story.live()
-            tell("panic", where=struck)
-            expected = expected_dump(story)
-            disk = LiveDisk(stage.dumpdir, watch, expected)
-            told = story.dump(struck)
+            try:
+                story.boot()
+                struck = story.live()
+                tell("panic", where=struck)
+                expected = expected_dump(story)
+                disk = LiveDisk(stage.dumpdir, watch, expected)
+                told = story.dump(struck)
+            except QemuGone:
+                if story.emulator is not None:
+                    story.emulator.check()  # it knows best why it ended
+                raise
             tell(
                 "end",
                 error=told.report.error,
@@ -258,6 +293,10 @@ def _pages(told: Told) -> set[int]:
     return {page for a, b in told.nic_wrote for page in range(a >> 12, -(-b >> 12))}
 
 
+def _page_count(pages: set[int]) -> str:
+    return "1 page" if len(pages) == 1 else f"{len(pages)} pages"
+
+
 def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
     notes: list[str] = []
     if seen.comparison is not None and seen.claims_success:
@@ -265,13 +304,15 @@ def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> l
             f"The hole at {hole.start:#x}: {watch.history(hole.start)}; the client moved on."
             for hole in seen.comparison.holes[:2]
         ]
-    if run.machine.panic_during != "idle" or run.machine.kind == "linux":
+    if run.machine.kind == "linux":
+        notes.append(f"The guest died {told.struck}.")
+    elif run.machine.panic_during != "idle":
         notes.append(f"The panic struck {told.struck}.")
     if told.nic_wrote:
         pages = _pages(told)
         notes.append(
             f"Between the panic and the takeover the NIC wrote to memory by itself, into"
-            f" {len(pages)} pages from {min(pages) << 12:#x} on: they are dumped as it left them."
+            f" {_page_count(pages)} from {min(pages) << 12:#x} on: dumped as it left them."
         )
     notes += told.notes
     if seen.stored_as.endswith(".partial"):

@@ -36,6 +36,10 @@ ORACLES: Final[tuple[OracleName, ...]] = get_args(OracleName)
 MAX_LISTED: Final = 100
 
 
+#: Instead of an outcome: the emulator, or its guest, did not do what it is there for.
+BROKE_DOWN: Final = "broke-down"
+
+
 @dataclass(slots=True)
 class Difference:
     """The first place where the stored dump is not what memory held. Bytes are hex."""
@@ -92,7 +96,7 @@ class CaseResult:
     profile: str
     mode: str
     outcome: str
-    """complete, silent-hole, false-success, failed, deadlock, or hung."""
+    """complete, silent-hole, false-success, failed, deadlock, hung, lost, or broke-down."""
     expected: str
     met: bool
     oracles: dict[str, OracleState] = field(default_factory=dict)
@@ -160,6 +164,11 @@ class RunResult:
     """Set where --profile left out the others' cases."""
     not_played: list[str] = field(default_factory=list)
     """Cases that this tier can't play, and why; a line each."""
+
+    @property
+    def broke_down(self) -> bool:
+        """The emulator, or its guest, failed: a case has no outcome at all."""
+        return any(case.outcome == BROKE_DOWN for case in self.cases)
 
     @property
     def passed(self) -> bool:

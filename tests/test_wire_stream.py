@@ -65,6 +65,26 @@ def test_what_is_sent_is_read_back_by_the_other_side(frames: list[bytes]) -> Non
     assert heard == told(frames)
 
 
+@given(st.lists(st.lists(st.binary(min_size=1, max_size=90), max_size=3), max_size=6))
+def test_a_knock_between_frames_changes_nothing_that_is_heard(batches: list[list[bytes]]) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        wire = StreamWire(ours, RealClock())
+        for batch in batches:
+            wire.knock()
+            wire.knock()
+            assert not wire.flush()
+            wire.send(Frames.of(batch))
+        wire.close()
+        theirs.settimeout(5)
+        heard = b""
+        while more := theirs.recv(1 << 16):
+            heard += more
+    frames = [frame for batch in batches for frame in batch]
+    ahead = b"\0" if batches and not batches[-1] else b""
+    assert heard == told(frames) + ahead
+
+
 def test_a_reader_that_stops_costs_frames_but_never_blocks_us(pair: Pair) -> None:
     wire, theirs = pair
     batch = Frames.of([bytes(1400)] * 500)

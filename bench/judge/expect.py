@@ -56,6 +56,8 @@ def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> 
         if count is not None and not count.holds(seen):
             missing.append(f"expected {count} {name}, came {seen}")
     words = result.netconsole
+    if words is not None and not words.console:
+        missing.append("the guest's console printed nothing to hold netconsole against")
     if words is not None and words.unexplained:
         missing.append(
             f"{words.unexplained} lines of netconsole did not arrive though the wire broke none of"

@@ -22,8 +22,11 @@ from bench.wire.kinds import CODE, classify
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD: Final = 42
-#: A record of the kernel's log, as it is printed: its time, then its text.
-_RECORD: Final = re.compile(r"^\[ *\d+\.\d{6}\] .*$", re.MULTILINE)
+#: What the wire did (``wire/faults``) that may cost a frame: a damaged one fails its checksum.
+_LOSES: Final = re.compile(r"dropped|bit \d+ flipped|cut from")
+#: A record of the kernel's log, as it is printed: its time, then its text. On the console it may
+#: stand behind a shell's prompt.
+_RECORD: Final = re.compile(r"\[ *\d+\.\d{6}\] .*$", re.MULTILINE)
 
 
 def records(text: str) -> list[str]:
@@ -51,7 +54,7 @@ def judge(console: str, sent: list[tuple[str, str]], arrived: list[str]) -> Last
     """Hold the three against each other. ``console``: what was printed from the crash on."""
     printed = Counter(records(console))
     heard = Counter(line for text in arrived for line in records(text))
-    broken = Counter(line for text, note in sent if note for line in records(text))
+    broken = Counter(line for text, note in sent if _LOSES.match(note) for line in records(text))
     lost = printed - heard
     unexplained = lost - broken
     return LastWords(

@@ -72,6 +72,21 @@ SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = 
         "only a Linux guest boots again after a reset: write power",
     ),
     (
+        ("machine", "cpus"),
+        lambda c: c.machine.kind == "linux" and c.machine.cpus > 64,
+        "a Linux guest has 64 CPUs at most",
+    ),
+    (
+        ("nic", "mode"),
+        lambda c: c.machine.kind == "linux" and c.nic.mode == "locked",
+        "nobody in a Linux guest ever holds our driver's locks: it can only be polled",
+    ),
+    (
+        ("machine", "starve_mbufs"),
+        lambda c: c.machine.kind == "linux" and c.machine.starve_mbufs,
+        "a Linux guest's allocator is its own: crash it with 'oom' to starve it",
+    ),
+    (
         ("machine", "netconsole"),
         lambda c: (
             c.machine.netconsole and (c.machine.kind != "linux" or c.machine.notice != "console")

@@ -2,6 +2,9 @@
 
 PR_SET_PDEATHSIG makes the kernel send SIGKILL when the *thread* that started the child ends; so
 start children from a thread that lives as long as they may, such as a namespace's own.
+
+Nor does it end before us: a terminal's Ctrl-C goes to a whole process group, and a child that died
+of it would be taken for one that failed. So it is in a group of its own.
 """
 
 from __future__ import annotations
@@ -36,5 +39,6 @@ def start_child(
         stderr=output,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         pass_fds=pass_fds,
+        process_group=0,
         preexec_fn=die_with_parent,
     )

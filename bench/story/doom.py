@@ -25,6 +25,8 @@ class Doom:
         self._strike = strike
 
     def send(self, frames: Frames) -> None:
+        if not self._left:
+            return  # whoever still speaks is dead
         is_data = classify(frames) == CODE["vmcore"]
         passed = int(np.count_nonzero(is_data))
         if passed < self._left:
@@ -32,6 +34,7 @@ class Doom:
             self._inner.send(frames)
             return
         last = int(np.flatnonzero(is_data)[self._left - 1])
+        self._left = 0
         self._inner.send(frames.take(slice(0, last + 1)))
         self._strike()
 

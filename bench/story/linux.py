@@ -88,6 +88,7 @@ class LinuxStory(Story):
         stage = self._stage
         guest = stage.closing.enter_context(LinuxGuest(self._config, stage.folder, start_child))
         self._guest = guest
+        self.emulator = guest.vm
         self._nic = QemuNic(guest.vm, stage.clock)
         self._hardware = Board(
             stage.clock,
@@ -99,6 +100,7 @@ class LinuxStory(Story):
         )
         said = guest.boot(self._hardware.turn)
         self._tell("guest", says=said, accelerator=self._config.accelerator)
+        guest.speak(stage.gateway_ip or stage.server_ip, self._hardware.turn)
 
     def live(self) -> str:
         case, guest, board = self._case, self._guest, self._hardware
@@ -130,6 +132,7 @@ class LinuxStory(Story):
         )
         self.client = NetdumpClient(self._profile, self.machine.memory, self._image(core))
         self._nic.enable()
+        self._reach = self._nic.reach()
         found = {name: self._nic.read32(Reg[name]) for name in _FOUND}
         self._tell("nic as the panic left it", **found)
         self._notes.append(
@@ -140,7 +143,7 @@ class LinuxStory(Story):
         self._tell("parked", at=guest.park())
         self._peer_speaks(PEER_FRAMES[wanted.load])  # it does not know
         return (
-            f"{wanted.crash}, noticed by {panic.noticed_by} after {panic.seconds:.2f} s:"
+            f"of {wanted.crash}; {panic.noticed_by} told of it after {panic.seconds:.2f} s:"
             f" {panic.message or '(it left no message)'}"
         )
 
@@ -183,7 +186,10 @@ class LinuxStory(Story):
         return [] if forget else heard
 
     def _written_by_nic(self) -> list[tuple[int, int]]:
-        return self.machine.memory_changes()  # its CPUs are parked: nobody else was there to write
+        return self._changed(self._reach)
+
+    def _at_rest(self) -> bool:
+        return self._nic.settle()
 
     def _peer_speaks(self, count: int) -> None:
         """Datagrams from the host to the guest, spread over its last moments and beyond."""

@@ -53,11 +53,10 @@ class SyntheticStory(Story):
         super().__init__(case, stage, seed, tell)
         nic, wanted = case.nic, case.machine
         on_qemu = stage.tier == "qemu"
-        self._vm: Vm | None = None
         if on_qemu:
             size = PC_BASE + wanted.memory + wanted.arena
             vm = Vm(halted(-(-size >> 20) << 20, mac=CLIENT_MAC), stage.folder, start_child)
-            self._vm = stage.closing.enter_context(vm)
+            self.emulator = stage.closing.enter_context(vm)
         self.machine: SyntheticMachine = SyntheticMachine(
             MachineConfig(
                 memory_size=wanted.memory,
@@ -70,18 +69,17 @@ class SyntheticStory(Story):
                 panic_mbufs=POOL_A_DESCRIPTOR * nic.tx_ring,
             ),
             delay_us=lambda microseconds: self._board.delay_us(microseconds),
-            buffer=None if self._vm is None else self._vm.ram,
+            buffer=None if self.emulator is None else self.emulator.ram,
         )
         machine = self.machine
         self._ours: E1000Device | None = None
         self._theirs: QemuNic | None = None
-        if self._vm is None:
-            self._has_dma_log = True
+        if self.emulator is None:
             rate = nic.rate if stage.tier == "sim" else None
             buffer = machine.memory.buffer
             self._ours = E1000Device(buffer, CLIENT_MAC, machine.interrupt_line, rate)
         else:
-            self._theirs = QemuNic(self._vm, stage.clock, machine.interrupt_line)
+            self._theirs = QemuNic(self.emulator, stage.clock, machine.interrupt_line)
             self._theirs.enable()
         device = self._ours or self._theirs
         assert device is not None, "one of the two"
@@ -203,17 +201,21 @@ class SyntheticStory(Story):
             self._ours.forget_dma_writes()
         if self._theirs is not None:
             self._theirs.stop_watching_interrupts()
+            self._reach = self._theirs.reach()
         return super().dump(struck)
 
     def _written_by_nic(self) -> list[tuple[int, int]]:
         arena = self.machine.memory.arena[0]
         if self._ours is not None:
             return [(start, end) for start, end in self._ours.dma_writes() if start < arena]
-        return self.machine.memory_changes()  # QEMU keeps no log: no one else was there to write
+        return self._changed(self._reach)  # QEMU keeps no log
+
+    def _at_rest(self) -> bool:
+        return self._theirs is None or self._theirs.settle()
 
     def _end(self, how: str) -> None:
-        if self._vm is not None:
-            self._vm.kill()
+        if self.emulator is not None:
+            self.emulator.kill()
 
 
 class NoSuchStep(Exception):

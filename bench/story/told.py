@@ -7,7 +7,8 @@ one, here, is the same for all.
 
 Between the panic and the takeover the NIC goes on by itself, into buffers that are about to be
 dumped. Nobody can take that back. So what it wrote is found out; the dump is to hold it as it is
-then, and the verdict names it.
+then, and the verdict names it. What changed beyond the NIC's reach is not the NIC's doing, and is
+held against the truth.
 
 The seed of the run decides memory, load, entropy and faults. Nothing here reads a clock.
 """
@@ -29,6 +30,7 @@ from bench.wire.contracts import Wire
 from guest.kernel.corpse import Corpse
 from guest.kernel.locks import Deadlock
 from guest.kernel.mbufs import OrdinaryMbufs, PanicPool
+from guest.qemu.vm import Vm
 from netdump.client import DumpRequest, NetdumpClient, Report
 from netdump.contracts import Event
 from netdump.kdh import KernelDumpHeader
@@ -96,8 +98,8 @@ class Story(ABC):
 
     machine: Corpse
     client: NetdumpClient
-    _has_dma_log = False
-    """Whether the device keeps a log of what it writes to memory."""
+    emulator: Vm | None = None
+    """The QEMU that the machine is made of; None where it is none."""
 
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         self._case = case
@@ -127,6 +129,10 @@ class Story(ABC):
     @abstractmethod
     def _written_by_nic(self) -> list[tuple[int, int]]:
         """[start, end): dumped memory that the NIC wrote to since the panic."""
+
+    @abstractmethod
+    def _at_rest(self) -> bool:
+        """Whether the NIC, which nobody has stopped yet, writes nothing until the next turn."""
 
     @abstractmethod
     def _end(self, how: str) -> None:
@@ -180,10 +186,11 @@ class Story(ABC):
         """Called before and after each takeover: what has the NIC written to memory?
 
         What it writes before a driver stops it is nobody's fault; what it writes later is the
-        driver's. Where there is a log of it that line is exact. Where there is none, memory has to
-        be compared, which takes a while, so the NIC must have been stopped.
+        driver's. Where there is a log of it that line is exact. Where there is none, memory is
+        compared, and the NIC must have come to rest: where it still has frames to take (QEMU's
+        e1000 lets them wait for a second at times), it is looked at when it has been taken over.
         """
-        if self._nic_wrote is not None or taken_over is self._has_dma_log:
+        if self._nic_wrote is not None or not (taken_over or self._at_rest()):
             return
         self._nic_wrote = self._written_by_nic()
         truth = self.machine.truth
@@ -191,6 +198,18 @@ class Story(ABC):
         for start, end in self._nic_wrote:
             truth[start:end] = self.machine.memory.buffer[start:end]
             self._tell("nic wrote after the panic", start=start, end=end)
+
+    def _changed(self, reach: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of the ranges, as far as they are dumped, that are not as at the panic."""
+        machine = self.machine
+        assert machine.truth is not None, "there was a panic"
+        found: list[tuple[int, int]] = []
+        for first, length in machine.dump_segments():
+            for start, end in reach:
+                part = slice(max(start, first), min(end, first + length))
+                if (machine.truth[part] != machine.memory.buffer[part]).any():
+                    found.append((part.start, part.stop))
+        return found
 
     def _header(self) -> KernelDumpHeader:
         case = self._case

@@ -46,21 +46,34 @@ class StreamWire:
         self._waiting = bytearray()
         self._buffer = bytearray(_CHUNK + _MAX_FRAME)
         self._filled = 0
+        self._knocked = 0
+        """Octets of the next length that were sent ahead."""
 
     def send(self, frames: Frames) -> None:
         if not len(frames) or self.ended:
             return
         if len(self._waiting) > BACKLOG:
-            self._flush()
+            self.flush()
         if len(self._waiting) > BACKLOG:
             self.dropped += len(frames)
             return
-        self._waiting += _pack(frames)
-        self._flush()
+        self._waiting += _pack(frames)[self._knocked :]
+        self._knocked = 0
+        self.flush()
+
+    def knock(self) -> None:
+        """Send the first octet of the next length, which is 0 whatever comes.
+
+        QEMU does not read on while its NIC has a frame yet to take. So once it has read this octet,
+        sent by itself, the NIC has taken all that came before.
+        """
+        if not self._knocked:
+            self._waiting += b"\0"
+            self._knocked = 1
 
     def receive(self) -> Frames:
         """What the NIC has sent by now."""
-        self._flush()
+        self.flush()
         batches: list[Frames] = []
         while not self.ended:
             view = memoryview(self._buffer)[self._filled :]
@@ -81,6 +94,19 @@ class StreamWire:
                 break
         return Frames.concat(batches).at(self._clock.now_ns()) if batches else Frames.empty()
 
+    def flush(self) -> int:
+        """Send what waits, as far as it fits; bytes that still wait."""
+        while self._waiting and not self.ended:
+            try:
+                sent = self._socket.send(self._waiting)
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                self.ended = True
+                break
+            del self._waiting[:sent]
+        return 0 if self.ended else len(self._waiting)
+
     def fileno(self) -> int:
         """For select: readable when a frame waits, or the other side hung up."""
         return self._socket.fileno()
@@ -88,17 +114,6 @@ class StreamWire:
     def close(self) -> None:
         self._socket.close()
         self.ended = True
-
-    def _flush(self) -> None:
-        while self._waiting and not self.ended:
-            try:
-                sent = self._socket.send(self._waiting)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                self.ended = True
-                return
-            del self._waiting[:sent]
 
     def _unpack(self) -> Frames:
         """The whole frames of the buffer; the rest of it is kept for the next time."""

@@ -42,6 +42,7 @@ from guest.qemu.vm import Spawn, Vm, VmOptions
 BOOT_TIMEOUT_S: Final = 90.0
 CRASH_TIMEOUT_S: Final = 60.0
 SHELL_TIMEOUT_S: Final = 20.0
+SPEAK_TIMEOUT_S: Final = 15.0
 PARK_TIMEOUT_S: Final = 5.0
 _TURN_S: Final = 0.002
 #: RAM of a PC that a dump is made of: what lies between is the firmware's.
@@ -49,6 +50,8 @@ LOW_END, HIGH_START = 0xA0000, 0x100000
 
 _READY: Final = re.compile(r"netdump-bench guest: (ready .*|FAILED: .*)\n")
 _PANIC: Final = re.compile(r"Kernel panic - not syncing: (.*)\n")
+_BOOT_ENDS: Final = re.compile(f"{_READY.pattern}|{_PANIC.pattern}")
+_TAIL: Final = 600
 #: The log holds the text, the kernel's own constants the format.
 _PANIC_IN_MEMORY: Final = re.compile(rb"Kernel panic - not syncing: (?!%)([\x20-\x7e]+)")
 #: From the beginning of its last line to the end.
@@ -61,6 +64,8 @@ _PROMPT: Final = re.compile(r"netdump-bench# ")
 _RECORD: Final = re.compile(r"^\[ *\d+\.\d+\] .*\n", re.MULTILINE)
 
 #: cli; hlt; jmp back to the hlt.
+#: The flag that lets interrupts in.
+_IF: Final = 1 << 9
 _PARKED: Final = bytes.fromhex("faf4ebfd")
 
 
@@ -139,15 +144,22 @@ class LinuxGuest:
         """Wait until its network is up; its ready line. ``idle`` is called meanwhile.
 
         Raises:
-            GuestFailed: it says what failed, or says nothing in ``BOOT_TIMEOUT_S``.
+            GuestFailed: it says what failed, or panics, or says nothing in ``BOOT_TIMEOUT_S``.
         """
         try:
-            found = self.console.wait_for(_READY, BOOT_TIMEOUT_S, self._watched(idle))
+            found = self.console.wait_for(
+                _BOOT_ENDS, BOOT_TIMEOUT_S, self._watched(idle), what="that it is ready"
+            )
         except ConsoleSilent as silent:
+            hint = "" if self.config.accelerator == "tcg" else " (NETDUMP_BENCH_ACCEL=tcg may help)"
+            raise GuestFailed(f"with -accel {self.config.accelerator}{hint} {silent}") from None
+        said, panic = found.groups()
+        if panic is not None:
+            self.rest(_LAST_WORDS_S, idle)
+            tail = self.console.text[-_TAIL:]
             raise GuestFailed(
-                f"{silent}: the guest did not boot, with -accel {self.config.accelerator}"
-            ) from None
-        said = found[1]
+                f"the guest's console ends with:\n{tail}\nand it panicked while it booted: {panic}"
+            )
         if not said.startswith("ready"):
             raise GuestFailed(f"the guest says: {said}")
         self.console.wait_for(_PROMPT, SHELL_TIMEOUT_S, self._watched(idle), found.end())
@@ -163,6 +175,18 @@ class LinuxGuest:
         self.console.type(command + "\n")
         end = self.console.wait_for(_PROMPT, SHELL_TIMEOUT_S, self._watched(idle), start)
         return _RECORD.sub("", self.console.text[start : end.start()])
+
+    def speak(self, peer: str, idle: Callable[[], None]) -> None:
+        """Talk with a peer until it has answered: only then its NIC has sent, and has heard.
+
+        Raises:
+            GuestFailed: there is no answer in ``SPEAK_TIMEOUT_S``. QEMU's e1000 is deaf for its
+                first second.
+        """
+        deadline = time.monotonic() + SPEAK_TIMEOUT_S
+        while " 0% packet loss" not in self.shell(f"ping -c 2 -W 1 {peer}", idle):
+            if time.monotonic() > deadline:
+                raise GuestFailed(f"the guest can't reach {peer} in {SPEAK_TIMEOUT_S:g} s")
 
     def rest(self, seconds: float, idle: Callable[[], None] = lambda: None) -> None:
         """Let it run."""
@@ -224,15 +248,14 @@ class LinuxGuest:
         return text.decode("ascii")
 
     def _await_event(self, idle: Callable[[], None]) -> None:
+        look = self._watched(idle)
+
         def busy() -> None:
             self.console.drain()
-            idle()
+            look()
 
         if self.monitor.wait_for(("GUEST_PANICKED",), CRASH_TIMEOUT_S, busy) is None:
-            raise ConsoleSilent(
-                f"no GUEST_PANICKED in {CRASH_TIMEOUT_S:g} s; the console ends with:\n"
-                + self.console.text[-600:]
-            )
+            raise ConsoleSilent("GUEST_PANICKED", CRASH_TIMEOUT_S, self.console.text)
 
     def segments(self) -> list[tuple[int, int]]:
         """(start, length) of the RAM that the kernel was given, without the firmware's part."""
@@ -242,8 +265,14 @@ class LinuxGuest:
         """The truth, at this instant: memory and registers. The machine stands still.
 
         Raises:
-            GuestFailed: QMP's memory is not the memory that we share.
+            GuestFailed: it has run on since the panic, or QMP's memory is not what we share.
         """
+        stands = "guest-panicked" if self.config.pvpanic else "paused"
+        status = self.monitor.execute("query-status")["status"]
+        if status != stands:
+            raise GuestFailed(
+                f"the machine is {status!r}, not {stands!r}: its memory is not that of the panic"
+            )
         core = self.vm.dump_memory()
         for start, length in self.segments():
             if not np.array_equal(core.read(start, length), self.vm.ram[start : start + length]):
@@ -259,12 +288,16 @@ class LinuxGuest:
         halted by itself.
 
         Raises:
-            GuestFailed: a CPU does not halt.
+            GuestFailed: a CPU does not halt, or has halted and may wake.
         """
         places: list[int] = []
         saved: list[tuple[int, int]] = []
         for number, state in enumerate(self._cpu_states()):
             if state["HLT"] == "1":
+                if int(state["RFL"], 16) & _IF:
+                    raise GuestFailed(
+                        f"CPU {number} sleeps with interrupts enabled: it would wake, and write"
+                    )
                 continue
             self.monitor.human(f"cpu {number}")
             for offset, byte in enumerate(_PARKED):
@@ -286,10 +319,10 @@ class LinuxGuest:
         return places
 
     def _cpu_states(self) -> list[dict[str, str]]:
-        """RIP and HLT of each CPU."""
+        """RIP, RFL and HLT of each CPU."""
         text = self.monitor.human("info registers -a")
-        states = [dict(re.findall(r"\b(RIP|HLT)=([0-9a-f]+)", part)) for part in _by_cpu(text)]
-        if not states or not all({"RIP", "HLT"} <= state.keys() for state in states):
+        states = [dict(re.findall(r"\b(RIP|RFL|HLT)=([0-9a-f]+)", part)) for part in _by_cpu(text)]
+        if not states or not all({"RIP", "RFL", "HLT"} <= state.keys() for state in states):
             raise GuestFailed(f"'info registers' is not understood: {text[:200]!r}")
         return states
 

@@ -7,7 +7,6 @@ whose p_paddr is its physical address. It goes to memory, not to a disk.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class CoreDump:
 
 
 def parse(fd: int) -> CoreDump:
-    """``fd`` holds the dump.
+    """``fd`` holds the dump; the result keeps a copy, so that another may be written there.
 
     Raises:
         QemuError: it is no such core.
@@ -54,7 +53,12 @@ def parse(fd: int) -> CoreDump:
     size = os.fstat(fd).st_size
     if size < _EHDR.size:
         raise QemuError(f"dump-guest-memory wrote {size} bytes: no ELF header fits in that")
-    data = np.frombuffer(mmap.mmap(fd, size, prot=mmap.PROT_READ), np.uint8)
+    data = np.empty(size, np.uint8)
+    done = 0
+    while done < size and (got := os.preadv(fd, [data.data[done:]], done)):
+        done += got
+    if done < size:
+        raise QemuError(f"dump-guest-memory wrote {size} bytes, and {done} of them can be read")
     header = _EHDR.unpack_from(data.data)
     if header[0][:6] != _IDENT:
         raise QemuError(f"dump-guest-memory wrote no 64-bit ELF core: {header[0].hex()}")

@@ -27,6 +27,8 @@ COMMAND_TIMEOUT_S: Final = 60.0
 _CONNECT_TIMEOUT_S: Final = 20.0
 #: How long a wait for an event sleeps before it gives its caller a turn.
 _TURN_S: Final = 0.002
+#: How often, and how long, what still goes on is asked to end.
+_ROUNDS, _ROUND_S = 3, 1.0
 
 
 class Monitor:
@@ -54,8 +56,10 @@ class Monitor:
 
         Raises:
             MonitorRefused: QEMU says no.
-            QemuGone: it does not answer.
+            QemuGone: it does not answer, or was hung up on.
         """
+        if self._loop.is_closed():
+            raise QemuGone(f"QMP {command}: the monitor was closed")
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         try:
             return self._wait(self._client.execute(command, named or None), COMMAND_TIMEOUT_S)
@@ -124,12 +128,17 @@ class Monitor:
             raise
 
     def _stop(self) -> None:
-        def stop() -> None:
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.call_soon(self._loop.stop)
+        async def end() -> None:
+            for _ in range(_ROUNDS):  # what is cancelled may begin something else, to clean up
+                left = asyncio.all_tasks() - {asyncio.current_task()}
+                if not left:
+                    break
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=_ROUND_S)
+            self._loop.stop()
 
-        self._loop.call_soon_threadsafe(stop)
+        asyncio.run_coroutine_threadsafe(end(), self._loop)
         self._thread.join(_CONNECT_TIMEOUT_S)
         if not self._thread.is_alive():
             self._loop.close()

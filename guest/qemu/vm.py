@@ -1,9 +1,10 @@
 """A QEMU process that leaves nothing behind, and all its evidence.
 
 Everything between it and us is an inherited file descriptor: its RAM (a memfd that both sides map),
-qtest, the monitor, the serial line, the NIC's wire. So there is no socket file, no file in /dev/shm
-and no port; when the process ends, however it ends, they are gone with it. And it does not outlive
-us, because whoever starts it (``Spawn``) sees to that.
+qtest, the monitor, the NIC's wire. (But for the serial line: two pipes, whose names are gone when
+QEMU has opened them.) So there is no socket file, no file in /dev/shm and no port; when the process
+ends, however it ends, they are gone with it. And it does not outlive us, because whoever starts it
+(``Spawn``) sees to that.
 
 What is kept, in the run's folder:
 
@@ -38,9 +39,11 @@ from guest.qemu.coredump import CoreDump
 from guest.qemu.errors import QemuGone, QemuLaunchFailure, QemuMissing
 from guest.qemu.monitor import Monitor
 from guest.qemu.qtest import Qtest
+from guest.qemu.serial import SerialLine
 
 PROGRAM: Final = "qemu-system-x86_64"
 COMMAND, LOG, CONSOLE = "qemu.command", "qemu.log", "console.log"
+_SERIAL: Final = "serial"
 #: How long a process that was killed may take to end, seconds.
 _END_TIMEOUT_S: Final = 10.0
 #: qtest's answer to this shows that the machine stands: PCI's configuration address.
@@ -102,7 +105,7 @@ class Vm:
     """uint8, flat, writable; index = physical address. What devices see, QEMU's own included."""
     netdev: socket.socket | None = field(init=False, default=None)
     """The NIC's wire: frames, each behind its length in 4 bytes, big-endian. None with a TAP."""
-    serial: socket.socket | None = field(init=False, default=None)
+    serial: SerialLine | None = field(init=False, default=None)
     command: list[str] = field(init=False, default_factory=list)
     core_fd: int = field(init=False)
     """A memfd of both processes, under the same number, for a dump of the machine."""
@@ -147,7 +150,9 @@ class Vm:
         """Raises ``QemuGone``, with its last words, if it has ended."""
         if not self.running:
             status = None if self._child is None else self._child.poll()
-            raise QemuGone(f"QEMU ended with status {status}: {self.output()[-500:].strip()}")
+            how = f"was ended by signal {-status}" if status and status < 0 else f"exited {status}"
+            said = self.output()[-500:].strip()
+            raise QemuGone(f"QEMU {how}" + (f"; it printed: {said}" if said else ""))
 
     def output(self) -> str:
         """What it printed so far."""
@@ -160,7 +165,10 @@ class Vm:
         """What QEMU says that memory and CPU registers hold; the machine stands still meanwhile."""
         path = f"file:/proc/self/fd/{self.core_fd}"
         self.monitor.execute("dump-guest-memory", paging=False, protocol=path)
-        return coredump.parse(self.core_fd)
+        try:
+            return coredump.parse(self.core_fd)
+        finally:
+            os.ftruncate(self.core_fd, 0)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. What it was connected with stays open on our side."""
@@ -242,10 +250,12 @@ class Vm:
                 command += ["-netdev", f"tap,id=net0,fd={wire}"]
             command += ["-device", f"{options.nic},netdev=net0,mac={options.mac.hex(':')}"]
             if options.serial:
-                self.serial, line = connect()
-                kept = "" if self.folder is None else f",logfile={_quoted(self.folder / CONSOLE)}"
-                command += ["-chardev", f"socket,id=serial0,fd={line}{kept}"]
-                command += ["-serial", "chardev:serial0"]
+                assert self.folder is not None, "a serial line's pipes need a folder"
+                self.serial = SerialLine(self.folder / _SERIAL)
+                self._ends.callback(self.serial.close)
+                files = f"path={_quoted(self.folder / _SERIAL)}"
+                files += f",logfile={_quoted(self.folder / CONSOLE)}"
+                command += ["-chardev", f"pipe,id=serial0,{files}", "-serial", "chardev:serial0"]
             self.command = [*command, *options.more]
             if self.folder is not None:
                 told = shlex.join(self.command) + "\n"
@@ -261,6 +271,8 @@ class Vm:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(1.0)
             raise QemuLaunchFailure(self.command, self._child.poll(), self.output()) from None
+        if self.serial is not None:
+            self.serial.hide()
 
     def _make_log(self) -> int:
         if self.folder is None:
