@@ -52,7 +52,7 @@ from nic_models.frames import Frames
 _COLLECT_AT: Final = 128 << 20
 #: Of a machine with more memory than this, a capture keeps only the beginning of each frame: the
 #: headers of every protocol and some of the data, which is in the dump anyway.
-_SNAP_ABOVE: Final = 64 << 20
+_SNAP_ABOVE: Final = 32 << 20
 _SNAPLEN: Final = 128
 
 
