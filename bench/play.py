@@ -177,13 +177,12 @@ def _run(
     from bench.servers.process import ServerLaunchFailure
     from bench.wire.contracts import WireError
     from guest.linux.image import GuestImageUnavailable
-    from guest.qemu.errors import QemuError
 
     with (
         _disk_trouble_in(folder.path.parent),
         _lacking(
             choice.tier,
-            *(WireError, QemuError, GuestImageUnavailable, ServerLaunchFailure, MemoryError),
+            *(WireError, GuestImageUnavailable, ServerLaunchFailure, MemoryError),
         ),
     ):
         result = run_scenario(

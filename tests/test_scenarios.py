@@ -19,6 +19,7 @@ from bench.runner import run_scenario
 from bench.scenario import Scenario, list_scenarios, load_scenario, parse_scenario
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
+from tests.qemu_rig import children
 
 ROOT = Path(__file__).parent.parent
 NAMES = list_scenarios()
@@ -225,19 +226,6 @@ def test_the_stock_client_is_as_fast_as_the_one_that_was_measured(
 
 
 # --- every scenario, on a TAP ---------------------------------------------------------------------
-
-
-def children() -> set[int]:
-    """Processes whose parent we are."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        if int(fields[1]) == os.getpid():
-            found.add(int(stat.parent.name))
-    return found
 
 
 def interfaces() -> set[str]:
