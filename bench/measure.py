@@ -45,6 +45,7 @@ from bench.wire.contracts import WireError
 from bench.wire.namespace import NetNamespace
 from guest.linux.image import GuestImageUnavailable
 from guest.qemu.errors import QemuError
+from netdump.profiles import PROFILES
 
 BLKSIZE: Final = 1428
 #: What in.tftpd needs to listen. It tells nobody, and curl would only ask again after a second.
@@ -65,19 +66,43 @@ load = "none"
 rate = "{rate}"
 [[case]]
 profile = "{profile}"
+client = {{ selective_acks = {selective} }}
 expect = {{ outcome = "complete"{also} }}
 """
-#: Tier, profile, line rate of the modelled wire.
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """What is measured; ``rate`` is that of the modelled wire, and so of no meaning but in sim."""
+
+    tier: str
+    profile: str
+    rate: str = "1 Gbit/s"
+    selective: bool = True
+    """False: the client offers no selective acks, so each frame is acknowledged by another."""
+
+    @property
+    def client(self) -> str:
+        """The profile, and how it strays from it."""
+        strays = not self.selective and PROFILES[self.profile].selective_acks
+        return f"{self.profile}, an ack a frame" if strays else self.profile
+
+    def __str__(self) -> str:
+        return f"{self.tier} {self.client} {self.rate}"
+
+
 CONTESTANTS: Final = (
-    ("sim", "netdump2", "10 Gbit/s"),
-    ("sim", "netdump2", "1 Gbit/s"),
-    ("sim", "freebsd-14", "1 Gbit/s"),
-    ("sim", "patch-2010", "1 Gbit/s"),
-    ("tap", "netdump2", "1 Gbit/s"),
-    ("tap", "freebsd-14", "1 Gbit/s"),
-    ("tap", "patch-2010", "1 Gbit/s"),
-    ("qemu", "netdump2", "1 Gbit/s"),
-    ("qemu", "freebsd-14", "1 Gbit/s"),
+    Contestant("sim", "netdump2", "10 Gbit/s"),
+    Contestant("sim", "netdump2", "10 Gbit/s", selective=False),
+    Contestant("sim", "netdump2"),
+    Contestant("sim", "freebsd-14", selective=False),
+    Contestant("sim", "patch-2010", selective=False),
+    Contestant("tap", "netdump2"),
+    Contestant("tap", "netdump2", selective=False),
+    Contestant("tap", "freebsd-14", selective=False),
+    Contestant("tap", "patch-2010", selective=False),
+    Contestant("qemu", "netdump2"),
+    Contestant("qemu", "freebsd-14", selective=False),
 )
 
 
@@ -111,10 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.mib < 1 or arguments.rounds < 1 or not 96 <= arguments.guest_mib <= 3000:
         parser.error("--mib and --rounds are 1 or more, --guest-mib is 96 to 3000")
-    wanted = [c for c in CONTESTANTS if arguments.only in f"{c[0]} {c[1]} {c[2]}"]
+    wanted = [c for c in CONTESTANTS if arguments.only in str(c)]
     no_qemu = PROBES["qemu"]()
     if not no_qemu.ok:
-        wanted = [c for c in wanted if c[0] != "qemu"]
+        wanted = [c for c in wanted if c.tier != "qemu"]
     results = {contestant: Figures() for contestant in wanted}
     peer = Figures()
     lacks = _peer_lacks()
@@ -149,16 +174,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _measure(contestant: tuple[str, str, str], mib: int, figures: Figures) -> None:
-    tier, profile, rate = contestant
-    scenario = _scenario(profile, rate, mib)
+def _measure(contestant: Contestant, mib: int, figures: Figures) -> None:
+    scenario = _scenario(contestant, mib)
     clock = RealClock()
     gc.collect()  # a machine is a knot of references: the last one's memory is free only now
     with scratch("run") as folder:
         began = clock.now_ns()
         result = run_scenario(
             scenario,
-            tier=tier,
+            tier=contestant.tier,
             why_this_tier="",
             seed=1,
             run_folder=folder.path,
@@ -167,14 +191,20 @@ def _measure(contestant: tuple[str, str, str], mib: int, figures: Figures) -> No
         took = (clock.now_ns() - began) / 1e9
     case = result.cases[0]
     if not case.met:
-        raise SystemExit(f"{tier} {profile}: {'; '.join(case.unmet)}: nothing was measured")
+        raise SystemExit(f"{contestant}: {'; '.join(case.unmet)}: nothing was measured")
     figures.rate.append(case.dump_bytes / case.seconds / 1e6)
     figures.frames.append(case.frames / took)
 
 
-def _scenario(profile: str, rate: str, mib: int) -> Scenario:
-    also = ', oracle_broken = "panic-hygiene"' if profile == "patch-2010" else ""
-    text = _STORY.format(mib=mib, rate=rate, profile=profile, also=also)
+def _scenario(contestant: Contestant, mib: int) -> Scenario:
+    also = ', oracle_broken = "panic-hygiene"' if contestant.profile == "patch-2010" else ""
+    text = _STORY.format(
+        mib=mib,
+        rate=contestant.rate,
+        profile=contestant.profile,
+        selective=str(contestant.selective).lower(),
+        also=also,
+    )
     return parse_scenario(text, "bench", "bench/measure.py")
 
 
@@ -252,27 +282,26 @@ def _median(values: list[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _document(
-    results: dict[tuple[str, str, str], Figures], peer: Figures, lacks: str
-) -> dict[str, object]:
+def _document(results: dict[Contestant, Figures], peer: Figures, lacks: str) -> dict[str, object]:
     return {
         "peer": {"name": "tftpd-hpa", "MB/s": _median(peer.rate), "lacks": lacks},
         "results": [
             {
-                "tier": tier,
-                "profile": profile,
-                "line_rate": rate if tier == "sim" else None,
+                "tier": contestant.tier,
+                "profile": contestant.profile,
+                "selective_acks": contestant.selective,
+                "line_rate": contestant.rate if contestant.tier == "sim" else None,
                 "MB/s": _median(figures.rate),
                 "frames/s": _median(figures.frames),
-                "ratio": _median(figures.ratio) if tier != "sim" else None,
+                "ratio": _median(figures.ratio) if contestant.tier != "sim" else None,
             }
-            for (tier, profile, rate), figures in results.items()
+            for contestant, figures in results.items()
         ],
     }
 
 
 def _print(
-    results: dict[tuple[str, str, str], Figures],
+    results: dict[Contestant, Figures],
     peer: Figures,
     lacks: str,
     mib: int,
@@ -281,11 +310,16 @@ def _print(
     table = Table(title=f"{mib} MiB, median of {rounds}, oracles and capture on")
     for heading in ("tier", "profile", "MB/s", "frames/s played", "x tftpd-hpa"):
         table.add_column(heading, justify="left" if heading in ("tier", "profile") else "right")
-    for (tier, profile, rate), figures in results.items():
+    for contestant, figures in results.items():
+        tier = contestant.tier
         ratio = _median(figures.ratio) if tier != "sim" else None
         table.add_row(
-            f"sim, {rate}" if tier == "sim" else "qemu, halted" if tier == "qemu" else tier,
-            profile,
+            f"sim, {contestant.rate}"
+            if tier == "sim"
+            else "qemu, halted"
+            if tier == "qemu"
+            else tier,
+            contestant.client,
             f"{_median(figures.rate) or 0:,.1f}" + (" virtual" if tier == "sim" else ""),
             f"{_median(figures.frames) or 0:,.0f}",
             "" if ratio is None else f"{ratio:.2f}",

@@ -103,8 +103,12 @@ class NetdumpClient:
         tell: Tell,
     ) -> Report:
         """Send the whole image; never raises for what the peer or the network did."""
-        link = DebugnetLink(self.profile, request.link, nic, self._memory, mbufs, delay_us, tell)
-        session = _Session(self, request, link, tell)
+        # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
+        first = 1 if self.profile.first_seqno == "one" else 2 + request.draw % (2**31)
+        link = DebugnetLink(
+            self.profile, request.link, nic, self._memory, mbufs, delay_us, tell, first
+        )
+        session = _Session(self, request, link, first)
         report = Report(self.profile.name, dump_length=self.image.length, stats=link.stats)
         step = Step.RESOLVE
         try:
@@ -132,20 +136,16 @@ class _Session:
     """The actions of ``STEPS`` and the sequence numbers they share."""
 
     def __init__(
-        self, client: NetdumpClient, request: DumpRequest, link: DebugnetLink, tell: Tell
+        self, client: NetdumpClient, request: DumpRequest, link: DebugnetLink, first_seqno: int
     ) -> None:
         self._client = client
         self._profile = client.profile
         self._request = request
         self._link = link
-        self._tell = tell
         self._memory = client._memory
         self._buffer_at = client._buffer_at
         profile = client.profile
-        # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
-        first = 1 if profile.first_seqno == "one" else 2 + request.draw % (2**31)
-        self._messages = StopAndWait(link, profile, first)
-        link.herald_seqno = first
+        self._messages = StopAndWait(link, profile, first_seqno)
         self._info = DumperInfo(
             unlimited=not profile.unlimited_is_size_zero,
             size_zero_is_unlimited=profile.unlimited_is_size_zero,

@@ -73,9 +73,15 @@ class BadHeraldPath(MalformedMessage):
 
 
 class BadAck(MalformedMessage):
-    """An acknowledgement that is not exactly four octets."""
+    """An acknowledgement that is neither four octets nor a selective one."""
 
     reason = "bad-ack"
+
+
+class AckOfUnsent(MalformedMessage):
+    """An acknowledgement of messages that were never sent."""
+
+    reason = "ack-future"
 
 
 class MalformedHeader(PeerError):

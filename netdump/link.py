@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump import arp
+from netdump.acks import NO_ACKS, AckReader
 from netdump.checksum import payload_sums
-from netdump.contracts import DebugnetMethods, FrameBlock, Mbufs, Memory, TxBatch
+from netdump.contracts import DebugnetMethods, Mbufs, Memory, TxBatch
 from netdump.errors import PeerError
 from netdump.inet import ARP, UDP, Expect, Flow, classify_and_validate, udp_headers
 from netdump.messages import (
@@ -36,9 +37,9 @@ from netdump.messages import (
     HERALD_PORT,
     MessageType,
     pack_headers,
-    parse_acks,
 )
 from netdump.profiles import Profile
+from netdump.sack import OFFER
 from netdump.window import SendFailed
 
 #: debugnet passes 1000 to dn_poll; drivers mostly have a lower budget of their own.
@@ -69,9 +70,10 @@ class LinkStats:
     retransmissions: int = 0
     retransmit_rounds: int = 0
     acks: int = 0
+    """Messages that acks named; a selective one names many."""
     arp_answered: int = 0
     foreign_accepted: int = 0
-    """Frames believed although they were addressed to another MAC."""
+    """Acks believed although they were addressed to another MAC."""
     refused: Counter[str] = field(default_factory=Counter)
 
 
@@ -87,7 +89,9 @@ class DebugnetLink:
         mbufs: Mbufs,
         delay_us: Callable[[int], None],
         tell: Tell,
+        herald_seqno: int = 1,
     ) -> None:
+        """``herald_seqno``: that of the first message, whose ack tells the server's port."""
         self._profile = profile
         self._config = config
         self._nic = nic
@@ -100,9 +104,8 @@ class DebugnetLink:
             mac=self._mac, our_ip=config.client_ip, peer_ip=config.server_ip, port=CLIENT_PORT
         )
         self.peer_mac: bytes | None = None
-        self.server_port: int | None = None
         self.stats = LinkStats()
-        self.herald_seqno: int | None = None
+        self._acks = AckReader(profile, self._mac, herald_seqno, self.refuse, self._tell_port)
 
     @property
     def payload_size(self) -> int:
@@ -168,16 +171,20 @@ class DebugnetLink:
             src_ip=config.client_ip,
             dst_ip=config.server_ip,
             src_port=CLIENT_PORT,
-            dst_port=self.server_port or config.herald_port,
+            dst_port=self._acks.server_port or config.herald_port,
         )
         # Structured fields are strided views: the checksum and the driver want plain arrays.
         addresses = np.ascontiguousarray(fragments["address"])
         lengths = np.ascontiguousarray(fragments["length"])
-        app = pack_headers(kind, fragments["seqno"], fragments["offset"], lengths)
+        offers = kind is MessageType.HERALD and self._profile.selective_acks
+        app = pack_headers(
+            kind, fragments["seqno"], fragments["offset"], lengths, OFFER if offers else 0
+        )
         sums = payload_sums(self._buffer, addresses, lengths)
         headers = udp_headers(flow, app, sums, lengths, ttl=self._profile.ttl)
         sizes = np.full(len(headers), headers.shape[1], np.int64)
         taken = self._transmit(TxBatch(headers, sizes, addresses, lengths), 2)
+        self._acks.sent(fragments["seqno"][:taken])
         self._tell(
             "sent",
             message=kind.name,
@@ -212,13 +219,13 @@ class DebugnetLink:
 
     # -- receiving ---------------------------------------------------------------------------
 
-    def poll(self) -> list[int]:
+    def poll(self) -> NDArray[np.int64]:
         """Poll the NIC once; the seqnos that valid acks named, in order of arrival."""
         frames = self._nic.poll(POLL_BUDGET)
         stats = self.stats
         stats.polls += 1
         if not len(frames.lengths):
-            return []
+            return NO_ACKS
         stats.frames_received += len(frames.lengths)
         got = classify_and_validate(frames.data, frames.lengths, self._expect, self._profile.checks)
         for reason, count in got.refused.items():
@@ -228,53 +235,14 @@ class DebugnetLink:
         udp = np.flatnonzero(got.kind == UDP)
         if self.peer_mac is None and udp.size:
             self.refuse("before-arp", int(udp.size))
-            return []
-        return self._acks(frames, udp, got.payload_start, got.payload_length, got.source_port)
-
-    def _acks(
-        self,
-        frames: FrameBlock,
-        udp: NDArray[np.intp],
-        starts: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        ports: NDArray[np.int64],
-    ) -> list[int]:
-        """The acks among validated UDP frames: half duplex, so anything else is refused."""
-        seqnos, is_ack = parse_acks(frames.data[udp], lengths[udp], starts[udp])
-        if not is_ack.all():
-            self.refuse("not-an-ack", int(np.count_nonzero(~is_ack)))
-            udp, seqnos = udp[is_ack], seqnos[is_ack]
-        if not udp.size:
-            return []
-        believed = self._check_port(seqnos, ports[udp])
-        foreign = (frames.data[udp, :6] != np.frombuffer(self._mac, np.uint8)).any(axis=1)
-        self.stats.foreign_accepted += int(np.count_nonzero(foreign & believed))
-        acks: list[int] = seqnos[believed].tolist()
-        self.stats.acks += len(acks)
-        if acks:
-            self._tell("acks", first=acks[0], last=acks[-1], count=len(acks), poll=self.stats.polls)
+            return NO_ACKS
+        acks = self._acks.read(frames, udp, got)
+        stats.acks += len(acks)
+        stats.foreign_accepted = self._acks.foreign
+        if len(acks):
+            first, last = int(acks[0]), int(acks[-1])
+            self._tell("acks", first=first, last=last, count=len(acks), poll=stats.polls)
         return acks
-
-    def _check_port(self, seqnos: NDArray[np.int64], ports: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Learn the server's port from the first ack; whether each ack's port is right."""
-        everyone = np.ones(len(seqnos), np.bool_)
-        if not self._profile.ack_port_is_checked:
-            if self.server_port is None:
-                self._learn_port(int(ports[0]))
-            return everyone
-        if self.server_port is None:
-            first = np.flatnonzero(seqnos == (self.herald_seqno or 0))
-            if not first.size:
-                self.refuse("ack-before-herald", len(seqnos))
-                return ~everyone
-            self._learn_port(int(ports[first[0]]))
-        good: NDArray[np.bool_] = ports == self.server_port
-        self.refuse("ack-port", int(np.count_nonzero(~good)))
-        return good
-
-    def _learn_port(self, port: int) -> None:
-        self.server_port = port
-        self._tell("server-port", port=port)
 
     def _handle_arp(self, frame: bytes) -> None:
         config = self._config
@@ -297,6 +265,9 @@ class DebugnetLink:
             self.peer_mac = packet.sender_mac
         else:
             self.refuse("arp-unasked")
+
+    def _tell_port(self, port: int) -> None:
+        self._tell("server-port", port=port)
 
     # -- what the windows need ---------------------------------------------------------------
 

@@ -9,7 +9,8 @@ Client to server, all integers big-endian, no holes (FreeBSD sys/net/debugnet.h,
 * ``offset`` is the place of the payload in the file of that type (the vmcore, the key).
 * ``length`` counts the payload alone. With UDP's own length it is the only check there is: the
   header has no magic, no version, no session and no checksum.
-* ``aux2`` is 0 for netdump; NetGDB, the other user of debugnet, puts its version there.
+* ``aux2`` is 0 for netdump; NetGDB, the other user of debugnet, puts its version there, and our
+  client an offer (``sack.py``).
 
 Server to client: the seqno that it accepted, as one u32. No type, no error, no window.
 

@@ -36,6 +36,8 @@ class Profile:
     ttl: int
     ack_port_is_checked: bool
     """Acks must come from the port that acknowledged the HERALD, and only that ack fixes it."""
+    selective_acks: bool
+    """The HERALD offers them (``sack.py``); a server that does not know them changes nothing."""
 
     # -- waiting -----------------------------------------------------------------------------
     polls: int
@@ -76,6 +78,7 @@ _FREEBSD_14: Final = Profile(
     later_arp_replies_count=False,
     ttl=255,
     ack_port_is_checked=False,
+    selective_acks=False,
     polls=2000,
     retries=10,
     poll_delay_us=500,
@@ -114,6 +117,7 @@ _NETDUMP2: Final = replace(
     name="netdump2",
     checks=Checks(),
     ack_port_is_checked=True,
+    selective_acks=True,
     arp_retries=15,  # 3 s, as stock: a NIC just taken over, or its switch, may be deaf that long
     polls=200,
     retries=50,

@@ -76,7 +76,7 @@ class Link(Protocol):
         """Queue fragments (dtype ``FRAGMENT``) from the front; how many the NIC took."""
         ...
 
-    def poll(self) -> list[int]:
+    def poll(self) -> NDArray[np.int64]:
         """One poll of the NIC; the seqnos acknowledged by what it found, in order."""
         ...
 
@@ -177,7 +177,7 @@ class StopAndWait:
     def _collect(self) -> int:
         """The bits of the acks that one poll brought."""
         received = 0
-        for ack in self._link.poll():
+        for ack in self._link.poll().tolist():
             index = (ack - self.seqno) & _SEQNO_MASK
             if index < MAX_IN_FLIGHT:
                 received |= self._bits.bit(index)
@@ -236,7 +236,7 @@ class SlidingWindow:
                     self._window = min(MAX_IN_FLIGHT, profile.window_frames)
                     unacked = np.flatnonzero(~self._flying["acked"])
                     self._send_again(kind, unacked[: self._window], "no progress")
-            if not acks:
+            if not len(acks):
                 link.delay()
 
     def _fill(
@@ -270,15 +270,15 @@ class SlidingWindow:
         self._flying = join([self._flying, sent])
         return waiting[taken:]
 
-    def _mark(self, acks: list[int]) -> int:
+    def _mark(self, acks: NDArray[np.int64]) -> int:
         """Note the acks, forget what is acknowledged at the front; how many were news."""
         flying = self._flying
-        if not acks:
+        if not len(acks):
             return 0
         if not len(flying):
             self._link.refuse("ack-late", len(acks))
             return 0
-        index = (np.array(acks, np.int64) - int(flying["seqno"][0])) & _SEQNO_MASK
+        index = (acks - int(flying["seqno"][0])) & _SEQNO_MASK
         inside = index < len(flying)
         if not inside.all():
             late = int(np.count_nonzero(index >> 31))

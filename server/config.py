@@ -15,7 +15,7 @@ class ServerConfig:
     """Hold the acks of stock clients' chunks (``rescue.py``)."""
     strict_finish: bool = True
     """Acknowledge FINISHED only for a complete dump; off: always, as netdumpd does, and like it
-    understand no datagram of more than 4120 bytes."""
+    understand no datagram of more than 4120 bytes, and no offer of selective acks."""
     max_dump: int = 64 << 30
     """No byte at or beyond this offset, no header that promises more."""
     max_clients: int = 64

@@ -35,10 +35,11 @@ from netdump.messages import (
     HEADER_SIZE,
     MessageType,
     herald_path,
-    pack_acks,
     parse,
     parse_block,
 )
+from netdump.sack import OFFER
+from server.acks import OneByOne, Selective
 from server.config import ServerConfig
 from server.infofile import escape
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
@@ -105,17 +106,17 @@ class ServerCore:
         if message.type is not MessageType.HERALD:
             self.refused["not-a-herald"] += 1
             return None
-        ack = pack_acks([message.seqno]).tobytes()
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
         if (known := self._same_boot(client, message.seqno)) is not None:
-            return HeraldReply(known.id, False, ack)
+            return _reply(known, fresh=False)
         if not self._make_room(client, now):
             return None
         store = self._open_store(client, message.payload)
         if store is None:
             return None
-        session = self._offer(client, message.seqno, store, now)
-        return HeraldReply(session.id, True, ack)
+        selective = message.aux2 == OFFER and self.config.strict_finish
+        session = self._offer(client, message.seqno, selective, store, now)
+        return _reply(session, fresh=True)
 
     def receive(
         self,
@@ -126,7 +127,8 @@ class ServerCore:
     ) -> NDArray[np.uint8]:
         """Datagrams to a session's socket: uint8 (n, stride), one a row, and their lengths.
 
-        Returns the acks to send, uint8 (m, 4), in order. All that they stand for is in the store.
+        Returns the acks to send, uint8 (m, octets), in order. All that they stand for is in the
+        store.
         """
         session = self._sessions.get(session_id)
         if session is None or not len(lengths):
@@ -138,7 +140,7 @@ class ServerCore:
         seqnos = session.receive(parse_block(data, lengths), data, now)
         if offered and session.state in (State.RECEIVING, State.COMPLETE):
             self._supersede(session)
-        return pack_acks(seqnos) if len(seqnos) else _NO_ACKS
+        return session.acks.datagrams(seqnos) if len(seqnos) else _NO_ACKS
 
     def tick(self, now: float) -> list[int]:
         """Let time pass. Returns the sessions that are forgotten: close their sockets."""
@@ -238,14 +240,18 @@ class ServerCore:
         self.refused[error.reason] += 1
         self._say("refused", client, reason=error.reason, message=escape(str(error)))
 
-    def _offer(self, client: tuple[str, int], seqno: int, store: Store, now: float) -> Session:
-        stock = seqno == STOCK_FIRST_SEQNO
+    def _offer(
+        self, client: tuple[str, int], seqno: int, selective: bool, store: Store, now: float
+    ) -> Session:
+        stock = seqno == STOCK_FIRST_SEQNO and not selective
+        acks = Selective(seqno, self.config.max_intervals) if selective else OneByOne()
         session = Session(
             session_id=self._next_id,
             client=client,
             seqno=seqno,
             store=store,
             config=self.config,
+            acks=acks,
             hold=AckHold(seqno + 1) if self.config.rescue and stock else None,
             refused=self.refused,
             on_event=self._on_event,
@@ -253,7 +259,7 @@ class ServerCore:
         )
         self._sessions[session.id] = session
         self._next_id += 1
-        self._say("herald", client, session=session.id, seqno=seqno)
+        self._say("herald", client, session=session.id, seqno=seqno, selective=selective)
         return session
 
     # -- sessions ----------------------------------------------------------------------------
@@ -275,6 +281,11 @@ class ServerCore:
 
     def _say(self, kind: str, client: tuple[str, int], **fields: Any) -> None:
         self._on_event(kind, {"client": f"{client[0]}:{client[1]}", **fields})
+
+
+def _reply(session: Session, *, fresh: bool) -> HeraldReply:
+    ack = session.acks.datagrams(np.array([session.seqno], np.int64))
+    return HeraldReply(session.id, fresh, ack.tobytes())
 
 
 def _ignore(kind: str, fields: Mapping[str, Any]) -> None:

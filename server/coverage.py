@@ -43,6 +43,10 @@ class Coverage:
         """(start, end) of every interval, ascending."""
         return list(zip(self._starts, self._ends, strict=True))
 
+    def first(self, count: int) -> list[tuple[int, int]]:
+        """The first ``count`` of them, or fewer."""
+        return list(zip(self._starts[:count], self._ends[:count], strict=True))
+
     def covers(self, start: int, end: int) -> bool:
         """Is every offset of [start, end) here? An empty stretch always is."""
         if start >= end:

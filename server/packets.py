@@ -147,7 +147,7 @@ def make_reader(stride: int = MAX_DATAGRAM) -> Reader:
 
 
 class AckSender:
-    """Sends acks, each a datagram, through connected sockets."""
+    """Sends acks, each a datagram, through connected sockets: stock ones segmented."""
 
     def __init__(self, segments: bool = True) -> None:
         """``segments``: try UDP_SEGMENT."""
@@ -156,7 +156,7 @@ class AckSender:
         """Acks that the socket would not take; the client will ask again."""
 
     def prepare(self, sock: socket.socket) -> None:
-        """Make a new socket ready for ``send``."""
+        """Make a new socket ready for stock acks."""
         if self.segments:
             try:
                 sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, ACK_SIZE)
@@ -164,12 +164,13 @@ class AckSender:
                 self.segments = False
 
     def send(self, sock: socket.socket, acks: NDArray[np.uint8]) -> None:
-        """``acks``: uint8 (m, 4), in order."""
+        """``acks``: uint8 (m, octets), in order; all but stock ones through a socket of its own."""
+        width = acks.shape[1]
         octets = np.ascontiguousarray(acks).tobytes()
         at = 0
         complaints = 0
         while at < len(octets):
-            step = _MAX_SEGMENTS * ACK_SIZE if self.segments else ACK_SIZE
+            step = _MAX_SEGMENTS * width if self.segments and width == ACK_SIZE else width
             try:
                 sock.send(octets[at : at + step])
                 at += min(step, len(octets) - at)
@@ -183,7 +184,7 @@ class AckSender:
                 if not self.segments or error.errno not in _SEGMENT_REFUSALS:
                     break
                 self._give_up_segments(sock)
-        self.lost += (len(octets) - at) // ACK_SIZE
+        self.lost += -(-(len(octets) - at) // max(width, 1))
 
     def _give_up_segments(self, sock: socket.socket) -> None:
         """This kernel, or the device below, won't segment: a datagram a call from now on."""

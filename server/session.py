@@ -42,6 +42,7 @@ from netdump.kdh import (
     parse_kdh,
 )
 from netdump.messages import HEADER_SIZE, Block, MessageType
+from server.acks import Acks
 from server.completeness import faults, has_footer
 from server.config import ServerConfig
 from server.corefile import CoreFile
@@ -86,6 +87,7 @@ class Session:
         seqno: int,
         store: Store,
         config: ServerConfig,
+        acks: Acks,
         hold: AckHold | None,
         refused: Counter[str],
         on_event: OnEvent,
@@ -102,6 +104,7 @@ class Session:
         self.vmcore = CoreFile(store, config.max_intervals, refused, self._say_rewritten)
         self.header: KernelDumpHeader | None = None
         self.frames = 0
+        self.acks = acks
         self.hold = hold
         self._header_bytes = b""
         self._key = Coverage()

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from netdump.errors import NetdumpError
-from netdump.messages import HEADER_SIZE, HERALD_PATH_MAX
+from netdump.messages import ACK_SIZE, HEADER_SIZE, HERALD_PATH_MAX
 from server.core import HeraldReply, ServerCore
 from server.packets import MAX_DATAGRAM, OUR_ERRORS, ROWS, AckSender, Reader, make_reader
 
@@ -143,7 +143,8 @@ class Shell:
             except OSError:
                 self._core.abandon(reply.session_id)
                 return
-            self._sender.prepare(sock)
+            if len(reply.ack) == ACK_SIZE:
+                self._sender.prepare(sock)
             self._sockets[reply.session_id] = sock
             self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
         acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)

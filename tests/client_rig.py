@@ -48,6 +48,7 @@ class Sent:
     seqno: int
     offset: int
     payload: bytes
+    aux2: int = 0
 
 
 def reply(
@@ -146,8 +147,9 @@ class Peer:
         pseudo = frame[26:34] + struct.pack(">BBH", 0, 17, udp_length)
         assert checksum(pseudo + frame[34:]) == 0
         kind, seqno, offset, length, aux2 = struct.unpack_from(">IIQII", frame, 42)
-        assert (length, aux2) == (len(frame) - 66, 0)
-        return Sent(frame[:6], to_port, ttl, kind, seqno, offset, frame[66:])
+        assert length == len(frame) - 66
+        assert aux2 == 0 or kind == HERALD
+        return Sent(frame[:6], to_port, ttl, kind, seqno, offset, frame[66:], aux2)
 
 
 class Pool:

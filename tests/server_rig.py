@@ -22,8 +22,9 @@ HOST = CLIENT[0]
 KERNEL, USERLAND, DRAWN = 1, 0, 0x5EED
 
 
-def herald(seqno: int = KERNEL, path: str = "") -> bytes:
-    return Message(MessageType.HERALD, seqno, 0, path.encode() + b"\0" if path else b"").pack()
+def herald(seqno: int = KERNEL, path: str = "", offer: int = 0) -> bytes:
+    payload = path.encode() + b"\0" if path else b""
+    return Message(MessageType.HERALD, seqno, 0, payload, offer).pack()
 
 
 def vmcore(seqno: int, offset: int, payload: bytes) -> bytes:

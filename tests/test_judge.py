@@ -369,6 +369,37 @@ def test_acks_of_herald_header_key_and_end_are_no_data() -> None:
     assert pairs(witness(*sent, wf.vmcore(99), *(wf.ack(10 + kind) for kind in kinds))) == []
 
 
+def selective(*words: int) -> bytes:
+    """A selective ack (``netdump/sack.py``) from the server."""
+    return wf.datagram(
+        b"".join(word.to_bytes(4, "big") for word in (0x4E443201, *words)),
+        sport=40000,
+        dport=20024,
+        src=wf.SERVER_MAC,
+        dst=wf.CLIENT_MAC,
+        src_ip=wf.SERVER_IP,
+        dst_ip=wf.CLIENT_IP,
+    )
+
+
+def test_a_selective_ack_counts_for_all_that_was_sent_before_it_and_that_it_covers() -> None:
+    watch = witness(*map(wf.vmcore, range(2, 12)), selective(4, 6, 8))
+    assert [offset // 1448 for offset, _ in pairs(watch)] == [2, 3, 6, 7]
+    assert watch.latest_acks.tolist() == [2, 3, 6, 7]
+    watch = witness(wf.vmcore(2), selective(3), wf.vmcore(3), selective(3))
+    assert [offset // 1448 for offset, _ in pairs(watch)] == [2]
+    assert watch.latest_acks.tolist() == [], "said already"
+    watch = witness(wf.vmcore(2), selective(9), wf.vmcore(3))
+    assert [offset // 1448 for offset, _ in pairs(watch)] == [2], "the future is nobody's"
+
+
+def test_what_was_answered_is_told_of_either_form() -> None:
+    watch = witness(*map(wf.vmcore, range(2, 12)))
+    heard = Frames.of([wf.ack(9), selective(4, 6, 8), wf.arp_reply()])
+    assert watch.answered(heard, set(range(2, 12))) == {2, 3, 6, 7, 9}
+    assert watch.answered(Frames.empty(), {2}) == set()
+
+
 def test_what_is_not_an_ack_is_no_ack() -> None:
     for payload in (b"", b"\0\0\0", b"\0\0\0\5\0", b"\0\0\0\5" * 10):
         reply = wf.datagram(

@@ -17,6 +17,7 @@ from bench.verdict import CaseResult
 from netdump.messages import MessageType
 from nic_models.e1000 import bringup
 from nic_models.e1000.registers import Reg
+from server.coverage import Coverage
 from server.session import RULES, State
 from server.store import FileStore
 
@@ -84,6 +85,18 @@ def test_a_server_that_acknowledges_before_it_writes_is_caught_in_the_act(
     assert case.outcome == "complete", "in the end all is well"
     assert case.oracles["ack-means-kept"] == "broken"
     assert "not on the disk when" in case.oracle_reasons["ack-means-kept"]
+
+
+def test_a_server_that_acknowledges_what_it_has_not_kept_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its selective acks pass over a gap, as those of a server that only counts would."""
+    monkeypatch.setattr(
+        Coverage, "first", lambda coverage, _count: [(0, coverage.intervals()[-1][1])]
+    )
+    case = play(tmp_path, "lossy-wire")
+    assert case.outcome == "failed", "FINISHED is refused for the holes"
+    assert case.oracles["ack-means-kept"] == "broken"
 
 
 def test_a_server_that_is_deaf_once_it_has_finished_is_noticed(

@@ -21,9 +21,11 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from netdump.kdh import KernelDumpHeader
 from netdump.messages import Message, MessageType
+from netdump.sack import OFFER, parse_sack
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.session import State
@@ -44,11 +46,14 @@ u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
 hostile = st.one_of(
     st.binary(max_size=80),
     st.builds(
-        lambda kind, seqno, offset, payload: Message(kind, seqno, offset, payload).pack(),
+        lambda kind, seqno, offset, payload, aux2: Message(
+            kind, seqno, offset, payload, aux2
+        ).pack(),
         st.sampled_from(MessageType),
         st.one_of(u32, st.integers(0, 20)),
         st.one_of(u64, st.integers(0, 40000)),
         st.one_of(st.binary(max_size=60), st.sampled_from([b"lab\0", b"../..\0", bytes(512)])),
+        st.sampled_from([0, OFFER]),
     ),
 )
 
@@ -77,13 +82,34 @@ class Server(RuleBasedStateMachine):
     def send(self, session: int, datagrams: list[bytes]) -> list[int]:
         acks = self.core.receive(session, *block(datagrams), self.now)
         self.said += [(session, datagram) for datagram in datagrams]
-        return [int(n) for n in np.ascontiguousarray(acks).view(">u4").ravel()]
+        return self.named(acks, datagrams)
+
+    def base(self, session: int) -> int:
+        """The seqno of a client's first message after its HERALD."""
+        known = self.core.sessions.get(session)
+        return 1 + (known.seqno if known else 1)
+
+    def named(self, acks: NDArray[np.uint8], datagrams: list[bytes]) -> list[int]:
+        """Those seqnos of the datagrams that the acks name, in either form."""
+        seqnos = dict.fromkeys(int.from_bytes(d[4:8], "big") for d in datagrams)
+        if acks.shape[1] == 4:
+            assert len(acks) == 0 or acks.dtype == np.uint8
+            return [int(n) for n in np.ascontiguousarray(acks).view(">u4").ravel()]
+        assert len(acks) == 1, "selective: one for a batch"
+        sack = parse_sack(acks.tobytes())
+        return [seqno for seqno in seqnos if sack.covers(seqno)]
 
     # -- clients that mean well --------------------------------------------------------------
 
-    @rule(who=st.integers(0, 2), seqno=st.sampled_from([0, 1, 7777]), path=st.booleans())
-    def sends_a_herald(self, who: int, seqno: int, path: bool) -> None:
-        reply = self.core.herald(CLIENTS[who], herald(seqno, "lab" if path else ""), self.now)
+    @rule(
+        who=st.integers(0, 2),
+        seqno=st.sampled_from([0, 1, 7777]),
+        path=st.booleans(),
+        offer=st.sampled_from([0, OFFER, 77]),
+    )
+    def sends_a_herald(self, who: int, seqno: int, path: bool, offer: int) -> None:
+        datagram = herald(seqno, "lab" if path else "", offer)
+        reply = self.core.herald(CLIENTS[who], datagram, self.now)
         if reply is not None:
             assert reply.fresh == (reply.session_id not in self.sockets)
             self.sockets[reply.session_id] = who
@@ -94,19 +120,21 @@ class Server(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(sorted(self.sockets)))
         image = IMAGES[self.sockets[session]]
         units = range(first, min(first + count, UNITS))
-        batch = [vmcore(2 + n, n * UNIT, image[n * UNIT : (n + 1) * UNIT]) for n in units]
+        base = self.base(session)
+        batch = [vmcore(base + n, n * UNIT, image[n * UNIT : (n + 1) * UNIT]) for n in units]
         for ack in self.send(session, batch):
             if session in self.foreign:
                 continue
-            offset = (ack - 2) * UNIT
+            offset = (ack - base) * UNIT
             self.acked.setdefault(session, {})[offset] = image[offset : offset + UNIT]
 
     @precondition(lambda self: self.sockets)
     @rule(data=st.data())
     def ends_its_dump(self, data: st.DataObject) -> None:
         session = data.draw(st.sampled_from(sorted(self.sockets)))
-        self.send(session, [kdh(2 + UNITS, KernelDumpHeader(dumplength=LENGTH))])
-        if self.send(session, [finished(3 + UNITS)]):
+        base = self.base(session)
+        self.send(session, [kdh(base + UNITS, KernelDumpHeader(dumplength=LENGTH))])
+        if self.send(session, [finished(base + UNITS + 1)]):
             state = self.core.sessions[session]
             assert state.state is State.COMPLETE
             assert session in self.foreign or state.vmcore.coverage.holes(LENGTH) == []
@@ -196,9 +224,10 @@ class Server(RuleBasedStateMachine):
             if known is None or known.state not in (State.RECEIVING, State.COMPLETE) or not parts:
                 continue
             offset, octets = next(iter(parts.items()))
-            again = vmcore(2 + offset // UNIT, offset, octets)
-            acks = self.core.receive(session, *block([again]), self.now)
-            assert acks.tobytes() == (2 + offset // UNIT).to_bytes(4, "big")
+            seqno = self.base(session) + offset // UNIT
+            again = [vmcore(seqno, offset, octets)]
+            acks = self.core.receive(session, *block(again), self.now)
+            assert self.named(acks, again) == [seqno]
 
 
 TestServerMachine = Server.TestCase

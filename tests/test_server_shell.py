@@ -327,6 +327,18 @@ def test_acks_are_a_datagram_each_in_order(
     assert sender.lost == 0
 
 
+def test_an_ack_of_another_size_is_one_datagram(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    one, two = pair
+    sender = AckSender()
+    acks = np.arange(40, dtype=np.uint8).reshape(2, 20)
+    sender.send(one, acks)
+    assert [two.recv(100), two.recv(100)] == [acks[0].tobytes(), acks[1].tobytes()]
+    with pytest.raises(BlockingIOError):
+        two.recv(100)
+
+
 def test_a_kernel_that_refuses_segments_gets_single_sends() -> None:
     class Refusing:
         sent: list[bytes] = []  # noqa: RUF012 - one instance

@@ -62,11 +62,11 @@ class LossyLink:
                     self._acks.append(seqno)
         return len(taken)
 
-    def poll(self) -> list[int]:
+    def poll(self) -> NDArray[np.int64]:
         self.polls += 1
         acks, self._acks = self._acks, []
         self.in_flight -= set(acks)
-        return acks
+        return np.array(acks, np.int64)
 
     def delay(self) -> None:
         pass

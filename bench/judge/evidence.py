@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -20,16 +21,19 @@ from bench.judge.oracles import Evidence
 from bench.judge.watch import WireWatch
 from bench.story.stage import Stage
 from bench.story.told import Story, Told
+from netdump.messages import MessageType
 from nic_models.frames import Frames
 
 #: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
 _STORED_NAME: Final = re.compile(r"(vmcore(_encrypted)?|info|bounds|key)\.[\w.:-]+")
 #: Files up to this are compared by contents.
 _SMALL: Final = 1 << 16
-#: Copies of the first message, the HERALD, that a replay begins with, and the descriptors that they
-#: may cost: one offer of a session.
+#: Copies of the HERALD that a replay begins with, and the descriptors that they may cost: one offer
+#: of a session.
 _HERALDS: Final = 8
 _DESCRIPTORS: Final = 2
+#: Where a client's frame says which message it is.
+_TYPE: Final = slice(42, 46)
 #: Looks at a folder until two agree, and the time between two.
 _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
@@ -58,25 +62,39 @@ def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected:
     if stage.server is not None and any(name.endswith(".last") for name in before):
         descriptors = stage.server.fd_count()
         sample = watch.sample()
-        wanted = set(sample)
-
-        def all_answered(heard: Frames) -> bool:
-            return wanted <= set(watch.acks_in(heard).tolist())
-
-        # An impatient client's HERALDs have cost servers a descriptor each.
-        messages = list(sample.values())
-        answers = stage.play_again(messages[:1] * _HERALDS + messages, all_answered)
+        unanswered = [_say_again(some, stage, watch) for some in _by_kind(sample)]
         leaked = stage.server.fd_count() - descriptors
         if leaked > _DESCRIPTORS:
             stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
         after = _settled(stage)
         seen.replayed = len(sample)
-        seen.replay_unanswered = len(wanted - set(watch.acks_in(answers).tolist()))
+        seen.replay_unanswered = sum(unanswered)
         seen.replay_changed = sorted(
             name for name in before | after if before.get(name) != after.get(name)
         )
     seen.server_trouble = [*stage.server_trouble(), *_strangers(before)]
     return seen
+
+
+def _by_kind(sample: Mapping[int, bytes]) -> Iterator[dict[int, bytes]]:
+    """Runs of messages of one kind. A selective ack answers for all that came before it, so only
+    what is said by itself is seen to be answered.
+    """
+    for _, some in groupby(sample.items(), key=lambda item: item[1][_TYPE]):
+        yield dict(some)
+
+
+def _say_again(messages: Mapping[int, bytes], stage: Stage, watch: WireWatch) -> int:
+    """Send them to the server once more, a HERALD many times; how many were not acknowledged."""
+    wanted = set(messages)
+    frames = list(messages.values())
+    if int.from_bytes(frames[0][_TYPE], "big") == MessageType.HERALD:
+        frames *= _HERALDS  # an impatient client's have cost servers a descriptor each
+
+    def all_answered(heard: Frames) -> bool:
+        return watch.answered(heard, wanted) == wanted
+
+    return len(wanted - watch.answered(stage.play_again(frames, all_answered), wanted))
 
 
 def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:

@@ -5,18 +5,22 @@ reached the client, and what the client *meant*, not what arrived. It shares no 
 the oracle "ack means kept" rests on this evidence alone.
 
 Rules: only acks from the server's (or its gateway's) MAC to the client's count, so forged ones do
-not; everything is kept as arrays and put together once, at the end.
+not; everything is kept as arrays and put together once, at the end. A selective ack
+(``netdump/sack.py``) counts as acks of all messages sent by then that it covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
+from netdump.errors import BadAck
 from netdump.messages import ACK_SIZE, CLIENT_PORT, HEADER, HEADER_SIZE, MessageType
+from netdump.sack import Sack, ahead, parse_sack
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD = 42
@@ -41,6 +45,7 @@ class WireWatch:
         """Bytes of dump sent, repeats included."""
         self.latest_acks = _NO_SEQNOS
         """int64: the seqnos that the latest batch from the server acknowledged."""
+        self._open: list[NDArray[np.int64]] = []  # sent, and not yet settled by a selective ack
 
     def observe(self, direction: Direction, frames: Frames, _notes: Mapping[int, str]) -> None:
         self.frames += len(frames)
@@ -66,6 +71,7 @@ class WireWatch:
         self._sent.append(rows)
         where = np.flatnonzero(mine)
         seqnos = rows["seqno"].astype(np.int64)
+        self._open.append(seqnos)
 
         def kept(first: int, end: int) -> list[tuple[int, bytes]]:
             return [(int(seqnos[i]), frames.bytes_of(int(where[i]))) for i in range(first, end)]
@@ -74,22 +80,49 @@ class WireWatch:
         self._tail = (self._tail + kept(max(0, len(rows) - 4), len(rows)))[-_SAMPLE:]
 
     def _observe_acks(self, frames: Frames) -> None:
-        self.latest_acks = self.acks_in(frames)
-        if len(self.latest_acks):
-            self._acked.append(self.latest_acks)
+        acks, sacks = self._acks_in(frames)
+        if sacks:
+            acks = np.concatenate([acks, *map(self._settle, sacks)])
+        self.latest_acks = acks
+        if len(acks):
+            self._acked.append(acks)
 
-    def acks_in(self, frames: Frames) -> NDArray[np.int64]:
-        """The seqnos, int64, that the server's acks in a batch name, in order."""
+    def _settle(self, sack: Sack) -> NDArray[np.int64]:
+        """The messages that it acknowledges and that no ``next`` before it had passed."""
+        sent = np.unique(np.concatenate([_NO_SEQNOS, *self._open]))
+        passed = ahead(sent, sack.next) < 0
+        self._open = [sent[~passed]]
+        covered = passed.copy()
+        for first, end in sack.ranges:
+            covered |= (ahead(sent, first) >= 0) & (ahead(sent, end) < 0)
+        return sent[covered]
+
+    def answered(self, frames: Frames, seqnos: set[int]) -> set[int]:
+        """Those of the messages that some ack of a batch acknowledges."""
+        acks, sacks = self._acks_in(frames)
+        found = seqnos & set(acks.tolist())
+        return found | {s for s in seqnos - found if any(sack.covers(s) for sack in sacks)}
+
+    def _acks_in(self, frames: Frames) -> tuple[NDArray[np.int64], list[Sack]]:
+        """The seqnos, int64, that the server's stock acks in a batch name, in order; and its
+        selective acks.
+        """
         data = frames.data
         if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
-            return _NO_SEQNOS
+            return _NO_SEQNOS, []
         length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
-        ack = _is_udp(data) & (length == 8 + ACK_SIZE)
-        ack &= (data[:, :12] == self._to_client).all(axis=1)
-        ack &= frames.lengths >= _UDP_PAYLOAD + ACK_SIZE
-        octets = np.ascontiguousarray(data[ack, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])
+        said = _is_udp(data) & (length >= 8 + ACK_SIZE)
+        said &= (data[:, :12] == self._to_client).all(axis=1)
+        said &= frames.lengths >= _UDP_PAYLOAD - 8 + length
+        stock = said & (length == 8 + ACK_SIZE)
+        octets = np.ascontiguousarray(data[stock, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])
         seqnos: NDArray[np.int64] = octets.view(">u4")[:, 0].astype(np.int64)
-        return seqnos
+        sacks: list[Sack] = []
+        for row in np.flatnonzero(said & ~stock).tolist():
+            end = _UDP_PAYLOAD - 8 + int(length[row])
+            with suppress(BadAck):
+                sacks.append(parse_sack(data[row, _UDP_PAYLOAD:end].tobytes()))
+        return seqnos, sacks
 
     def acknowledged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(offsets, lengths), int64, of the dump bytes that the server acknowledged."""

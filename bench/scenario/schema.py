@@ -172,6 +172,8 @@ class Client(Table):
     window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
     footer: StrictBool | None = None
     """Send a second copy of the header after the data: it lets a server confirm the tail."""
+    selective_acks: StrictBool | None = None
+    """Offer to take one ack for many frames; only our server takes the offer."""
     path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
 
 

@@ -90,6 +90,8 @@ def profile_of(case: ResolvedCase) -> Profile:
         row = replace(row, window_frames=wanted.window)
     if wanted.footer is not None:
         row = replace(row, footer=wanted.footer)
+    if wanted.selective_acks is not None:
+        row = replace(row, selective_acks=wanted.selective_acks)
     return row
 
 

@@ -1,0 +1,121 @@
+"""Which acks a client believes, and what they name.
+
+A stock ack is four octets, the seqno; a whole batch of them is read at once. A selective one
+(``sack.py``) names many seqnos, so there are few of them, and they are read one by one. Half
+duplex: what is neither is refused.
+
+The server's port is learned here, for it answers a HERALD from a fresh one. Stock clients take the
+port of the first ack at all, and never look at a port again. A careful client
+(``Profile.ack_port_is_checked``) takes that of the ack that names its HERALD, and believes no other
+from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.contracts import FrameBlock
+from netdump.errors import MalformedMessage
+from netdump.inet import Received
+from netdump.messages import parse_acks
+from netdump.profiles import Profile
+from netdump.sack import Scoreboard, parse_sack
+
+NO_ACKS: Final = np.empty(0, np.int64)
+
+
+class AckReader:
+    """The acks of one connection."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        mac: bytes,
+        herald_seqno: int,
+        refuse: Callable[[str, int], None],
+        learned_port: Callable[[int], None],
+    ) -> None:
+        """``refuse(reason, count)``; ``learned_port(port)`` is told once or never."""
+        self.server_port: int | None = None
+        self.foreign = 0
+        """Acks believed although they were addressed to another MAC than ``mac``."""
+        self._careful = profile.ack_port_is_checked
+        self._mac = np.frombuffer(mac, np.uint8)
+        self._herald_seqno = herald_seqno
+        self._refuse = refuse
+        self._learned_port = learned_port
+        self._scoreboard = Scoreboard(herald_seqno) if profile.selective_acks else None
+
+    def sent(self, seqnos: NDArray[np.int64]) -> None:
+        """Messages that went out, in order, perhaps not for the first time."""
+        if self._scoreboard is not None:
+            self._scoreboard.sent(seqnos)
+
+    def read(self, frames: FrameBlock, rows: NDArray[np.intp], got: Received) -> NDArray[np.int64]:
+        """The seqnos, int64, that the acks in these rows name: those of validated UDP frames."""
+        if not len(rows):
+            return NO_ACKS
+        starts, lengths = got.payload_start[rows], got.payload_length[rows]
+        ports = got.source_port[rows]
+        seqnos, is_ack = parse_acks(frames.data[rows], lengths, starts)
+        believed = np.zeros(len(rows), np.bool_)
+        if is_ack.any():
+            believed[is_ack] = self._check_ports(seqnos[is_ack], ports[is_ack])
+        named = [seqnos[believed]]
+        for i in np.flatnonzero(~is_ack).tolist():
+            at = int(starts[i])
+            payload = frames.data[rows[i], at : at + int(lengths[i])].tobytes()
+            more = self._selective(payload, int(ports[i]))
+            if more is not None:
+                believed[i] = True
+                named.append(more)
+        foreign = (frames.data[rows[believed], :6] != self._mac).any(axis=1)
+        self.foreign += int(np.count_nonzero(foreign))
+        return named[0] if len(named) == 1 else np.concatenate(named)
+
+    def _selective(self, payload: bytes, port: int) -> NDArray[np.int64] | None:
+        """What it names; None if it is not believed."""
+        if self._scoreboard is None:
+            self._refuse("not-an-ack", 1)
+            return None
+        if self._careful and self.server_port not in (None, port):
+            self._refuse("ack-port", 1)
+            return None
+        try:
+            seqnos = self._scoreboard.read(parse_sack(payload))
+        except MalformedMessage as error:
+            self._refuse("not-an-ack" if error.reason == "bad-ack" else error.reason, 1)
+            return None
+        if self.server_port is None:
+            if self._careful and self._herald_seqno not in seqnos:
+                self._refuse("ack-before-herald", 1)
+                return None
+            self._learn(port)
+        return seqnos
+
+    def _check_ports(
+        self, seqnos: NDArray[np.int64], ports: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Learn the server's port from the first ack; whether each ack's port is right."""
+        everyone = np.ones(len(seqnos), np.bool_)
+        if not self._careful:
+            if self.server_port is None:
+                self._learn(int(ports[0]))
+            return everyone
+        if self.server_port is None:
+            first = np.flatnonzero(seqnos == self._herald_seqno)
+            if not first.size:
+                self._refuse("ack-before-herald", len(seqnos))
+                return ~everyone
+            self._learn(int(ports[first[0]]))
+        good: NDArray[np.bool_] = ports == self.server_port
+        self._refuse("ack-port", int(np.count_nonzero(~good)))
+        return good
+
+    def _learn(self, port: int) -> None:
+        self.server_port = port
+        self._learned_port(port)

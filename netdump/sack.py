@@ -1,0 +1,132 @@
+"""Selective acks: one datagram that acknowledges many messages. The one thing we add to the wire.
+
+A stock server acknowledges every message by a datagram of its own. On a fast path those are half
+of all frames, and more than a third of the work: each is made, carried, filtered, validated and
+looked up, to say what its neighbours say. Here is a form that says it for all of them.
+
+*The offer.* The word ``aux2`` of a HERALD, which stock clients send as 0 and stock servers do not
+read, is ``OFFER``. A server that knows it answers the HERALD, and all that follows, by selective
+acks; any other answers as ever. The client understands both forms at any time, so there is no
+agreement that the two sides could remember differently, and nothing to fall back from.
+
+*The ack.* Big-endian u32 words::
+
+    0       4      8       12    16
+    | OFFER | next | first | end | first | end ...
+
+Every message from the HERALD up to ``next`` is kept, and from each ``first`` up to its ``end``;
+none of these ends is included. Ranges ascend, touch neither each other nor ``next``, and are at
+most ``MAX_RANGES``: those nearest to ``next``, if there are more. It has 8 octets or more; a stock
+ack has 4.
+
+Rules:
+
+1. *Kept* is what it is in a stock ack, and is for ever: no ack takes back what one before it said.
+   So a lost ack costs nothing, for the next one says it again, and a late one does no harm.
+2. A reader bounds what it believes by what it has sent. An ack that names anything else is refused
+   whole: its sender is confused, or is not the server.
+3. Seqnos are compared modulo 2**32; what is less than half the circle ahead is ahead.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.errors import AckOfUnsent, BadAck, LocalError
+
+#: "ND2", and the version of what is offered.
+OFFER: Final = 0x4E44_3201
+#: Ranges of one ack. A window of 1024 with one frame in thirty lost has no more.
+MAX_RANGES: Final = 32
+_HALF: Final = 1 << 31
+_MASK: Final = 0xFFFF_FFFF
+_HEAD: Final = 8
+_RANGE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Sack:
+    """``next`` and ranges [first, end), all seqnos modulo 2**32."""
+
+    next: int
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def pack(self) -> bytes:
+        """The UDP payload. Raises LocalError for more than ``MAX_RANGES`` ranges."""
+        if len(self.ranges) > MAX_RANGES:
+            raise LocalError(f"{len(self.ranges)} ranges in one ack: {MAX_RANGES} at most")
+        ends = (seqno & _MASK for span in self.ranges for seqno in span)
+        return struct.pack(f">{2 + 2 * len(self.ranges)}I", OFFER, self.next & _MASK, *ends)
+
+    def covers(self, seqno: int) -> bool:
+        """Does it acknowledge this message, of those that are less than half the circle away?"""
+        if ahead(seqno, self.next) < 0:
+            return True
+        return any(ahead(seqno, first) >= 0 and ahead(seqno, end) < 0 for first, end in self.ranges)
+
+
+def parse_sack(payload: bytes) -> Sack:
+    """The selective ack in a UDP payload. Raises BadAck."""
+    count, rest = divmod(len(payload) - _HEAD, _RANGE)
+    if rest or not 0 <= count <= MAX_RANGES:
+        raise BadAck(
+            f"ack of {len(payload)} octets: a selective one has {_HEAD} and {_RANGE} for each of"
+            f" at most {MAX_RANGES} ranges",
+            payload,
+        )
+    offer, next_, *ends = struct.unpack(f">{2 + 2 * count}I", payload)
+    if offer != OFFER:
+        raise BadAck(f"ack that begins with {offer:#010x}: {OFFER:#010x} was offered", payload)
+    steps = [0, *(ahead(seqno, next_) for seqno in ends)]
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        raise BadAck(f"ack whose ranges do not ascend from {next_}", payload)
+    return Sack(next_, tuple(zip(ends[::2], ends[1::2], strict=True)))
+
+
+class Scoreboard:
+    """What a sender knows from the selective acks that it has heard."""
+
+    def __init__(self, first: int) -> None:
+        """``first``: the HERALD's seqno."""
+        self._next = first  # all before it are known to be kept
+        self._unsent = first
+
+    def sent(self, seqnos: NDArray[np.int64] | Sequence[int]) -> None:
+        """These were sent, in order, perhaps not for the first time."""
+        if len(seqnos):
+            self._unsent += max(0, ahead(int(seqnos[-1]) + 1, self._unsent))
+
+    def read(self, sack: Sack) -> NDArray[np.int64]:
+        """The seqnos that it acknowledges beyond those that ``next`` had passed before: int64.
+
+        Raises AckOfUnsent.
+        """
+        limit = self._unsent - self._next
+        step = max(0, ahead(sack.next, self._next))
+        # Of a late ack the ranges may begin before what is known by now.
+        spans = [(ahead(first, self._next), ahead(end, self._next)) for first, end in sack.ranges]
+        if step > limit or any(end > limit for _, end in spans):
+            raise AckOfUnsent(
+                f"ack up to {sack.next} with ranges {sack.ranges}: only what lies before"
+                f" {self._unsent & _MASK} was sent"
+            )
+        parts = [np.arange(step)]
+        parts += [np.arange(max(first, step), end) for first, end in spans if end > step]
+        seqnos: NDArray[np.int64] = (self._next + np.concatenate(parts)) & _MASK
+        self._next += step
+        return seqnos
+
+
+Seqnos = TypeVar("Seqnos", int, NDArray[np.int64])
+
+
+def ahead(seqnos: Seqnos, origin: int) -> Seqnos:
+    """How far seqnos are ahead of ``origin``, -2**31 to 2**31 - 1."""
+    return (seqnos - origin + _HALF & _MASK) - _HALF
