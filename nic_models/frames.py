@@ -62,7 +62,11 @@ class Frames:
         )
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Frames:
-        """The frames that a mask, an index array (repeats allowed) or a slice picks."""
+        """The frames that a mask, an index array (repeats allowed) or a slice picks. Not copied if
+        a slice does, or a mask that is true throughout.
+        """
+        if not isinstance(which, slice) and which.dtype == np.bool_ and which.all():
+            return self
         return Frames(self.data[which], self.lengths[which], self.time_ns[which])
 
     def at(self, time_ns: int | NDArray[np.int64]) -> Frames:

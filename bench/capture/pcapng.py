@@ -8,7 +8,7 @@ packet block a frame::
 
 The interface is the machine's NIC: what it sends is outbound (2), what it hears inbound (1). The
 same frames give the same bytes: neither a host name nor today's date is written. A run of frames
-of one length without comments is one matrix with a block a row, and one write.
+of which equally much is kept, without comments, is one matrix with a block a row, and one write.
 """
 
 from __future__ import annotations
@@ -51,42 +51,41 @@ class PcapngWriter:
         """Append a batch; ``notes`` (index -> text) become packet comments. An ``Observer``."""
         flags = _option(_OPT_EPB_FLAGS, struct.pack("<I", _FLAGS[direction]))
         noted = sorted(notes) if notes else []
-        for start, stop in _runs(frames.lengths, noted):
+        captured = np.minimum(frames.lengths, self._snaplen) if self._snaplen else frames.lengths
+        for start, stop in _runs(captured, noted):
             if noted and notes and start in notes:
                 comment = _option(_OPT_COMMENT, notes[start].encode()[:0xFFFC])
                 tail = comment + flags + _option(_OPT_END)
             else:
                 tail = flags + _option(_OPT_END)
-            self._write_run(frames, start, stop, tail)
+            self._write_run(frames.take(slice(start, stop)), int(captured[start]), tail)
         self.frames += len(frames)
 
-    def _write_run(self, frames: Frames, start: int, stop: int, tail: bytes) -> None:
-        """Frames start..stop-1, all of one length and with the same options."""
-        original = int(frames.lengths[start])
-        captured = min(original, self._snaplen) if self._snaplen else original
+    def _write_run(self, frames: Frames, captured: int, tail: bytes) -> None:
+        """Frames of which ``captured`` bytes each are kept, with the same options."""
         padded = _FIXED + captured + -captured % 4
         size = padded + len(tail) + 4
-        blocks = np.empty((stop - start, size), np.uint8)
+        blocks = np.empty((len(frames), size), np.uint8)
         fields: NDArray[np.uint32] = blocks[:, :_FIXED].view("<u4")
-        time_ns = frames.time_ns[start:stop]
+        time_ns = frames.time_ns
         fields[:, 0] = _EPB
         fields[:, 1] = size
         fields[:, 2] = 0
         fields[:, 3] = time_ns >> 32
         fields[:, 4] = time_ns & 0xFFFFFFFF
         fields[:, 5] = captured
-        fields[:, 6] = original
-        blocks[:, _FIXED : _FIXED + captured] = frames.data[start:stop, :captured]
+        fields[:, 6] = frames.lengths
+        blocks[:, _FIXED : _FIXED + captured] = frames.data[:, :captured]
         blocks[:, _FIXED + captured : padded] = 0
         blocks[:, padded:] = np.frombuffer(tail + struct.pack("<I", size), np.uint8)
         self._file.write(blocks.data)
 
 
-def _runs(lengths: NDArray[np.int64], noted: list[int]) -> list[tuple[int, int]]:
-    """Stretches [start, stop) of equal length, with every noted frame alone."""
-    if not len(lengths):
+def _runs(captured: NDArray[np.int64], noted: list[int]) -> list[tuple[int, int]]:
+    """Stretches [start, stop) with equally much captured, and every noted frame alone."""
+    if not len(captured):
         return []
-    cuts = {0, len(lengths), *(np.flatnonzero(np.diff(lengths)) + 1).tolist()}
+    cuts = {0, len(captured), *(np.flatnonzero(np.diff(captured)) + 1).tolist()}
     for index in noted:
         cuts.update((index, index + 1))
     edges = sorted(cuts)

@@ -131,8 +131,8 @@ class _Socket:
     """None: the herald socket."""
     peer: tuple[bytes, int] | None
     """Whom it is connected to."""
-    busy: deque[int] = field(default_factory=deque)
-    """When the server will be done with each datagram that is still in the socket."""
+    busy: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """When the server will be done with each datagram that is still in the socket, ascending."""
     waiting: list[_Datagrams] = field(default_factory=list)
     """Paused: what nobody reads."""
 
@@ -209,7 +209,7 @@ class SimHost:
         for i in np.flatnonzero(is_arp).tolist():
             self._hear_arp(frames.bytes_of(i), int(frames.time_ns[i]))
         rest = frames.take(~is_arp)
-        for which, sender, port in _conversations(words[~is_arp]):
+        for which, sender, port in _conversations(words[~is_arp] if is_arp.any() else words):
             self._hear_ip(rest.take(which), sender, port)
 
     def _hear_arp(self, frame: bytes, now_ns: int) -> None:
@@ -265,34 +265,35 @@ class SimHost:
     def _serve(self, port: int, socket: _Socket, datagrams: _Datagrams) -> None:
         """Give datagrams to the server, those that find room in the socket, and send its acks."""
         taken, done = self._queue_up(socket, datagrams.arrivals)
-        if not taken or self._core is None:
+        if not len(done) or self._core is None:
             return
-        self.counts.served += len(taken)
-        if len(taken) < len(datagrams.lengths):
-            datagrams = _first(datagrams, np.array(taken, np.intp))
+        self.counts.served += len(done)
+        datagrams = _first(datagrams, taken)
         if socket.session is None:
             self._serve_heralds(self._core, datagrams, done)
             self._next_tick = 0  # a new client may have cost a quiet one its session
             return
-        acks = self._core.receive(socket.session, datagrams.data, datagrams.lengths, done[-1] / 1e9)
+        now = int(done[-1]) / 1e9
+        acks = self._core.receive(socket.session, datagrams.data, datagrams.lengths, now)
         if len(acks):
             self._acknowledge(port, datagrams.client, acks, _ack_times(done, len(acks)))
 
     def _queue_up(
         self, socket: _Socket, arrivals: NDArray[np.int64]
-    ) -> tuple[list[int], list[int]]:
+    ) -> tuple[NDArray[np.intp] | slice, NDArray[np.int64]]:
         """Which datagrams find room in the socket, and when the server will be done with each."""
-        busy, room, count = socket.busy, self.config.socket_frames, len(arrivals)
-        while busy and busy[0] <= arrivals[0]:
-            busy.popleft()
+        room, count = self.config.socket_frames, len(arrivals)
+        still = socket.busy[np.searchsorted(socket.busy, arrivals[0], side="right") :]
         # All find room if even the busiest moment does not fill the socket.
-        if len(busy) + count <= room:
+        if len(still) + count <= room:
             service = np.full(count, self.config.service_ns, np.int64)
-            done: list[int] = serve_in_turn(arrivals, service, self._free_at).tolist()
-            self._free_at = done[-1]
-            busy.extend(done)
-            return list(range(count)), done
-        taken, done = [], []
+            when = serve_in_turn(arrivals, service, self._free_at)
+            self._free_at = int(when[-1])
+            socket.busy = np.concatenate((still, when))
+            return slice(None), when
+        busy = deque(still.tolist())
+        taken: list[int] = []
+        done: list[int] = []
         for i, arrival in enumerate(arrivals.tolist()):
             while busy and busy[0] <= arrival:
                 busy.popleft()
@@ -303,12 +304,13 @@ class SimHost:
             busy.append(self._free_at)
             taken.append(i)
             done.append(self._free_at)
-        return taken, done
+        socket.busy = np.array(busy, np.int64)
+        return np.array(taken, np.intp), np.array(done, np.int64)
 
-    def _serve_heralds(self, core: Core, datagrams: _Datagrams, done: list[int]) -> None:
+    def _serve_heralds(self, core: Core, datagrams: _Datagrams, done: NDArray[np.int64]) -> None:
         ip, client_port = datagrams.client
         for row, length, time_ns in zip(
-            datagrams.data, datagrams.lengths.tolist(), done, strict=True
+            datagrams.data, datagrams.lengths.tolist(), done.tolist(), strict=True
         ):
             client = (str(IPv4Address(ip)), client_port)
             answer = core.herald(client, row[:length].tobytes(), time_ns / 1e9)
@@ -394,13 +396,13 @@ _PORTS: Final = LAST_PORT - FIRST_PORT + 1
 
 def _conversations(
     words: NDArray[np.uint16],
-) -> Iterator[tuple[NDArray[np.intp], bytes, int]]:
-    """Rows by (IP source, UDP destination port), in the order of their first frames."""
+) -> Iterator[tuple[NDArray[np.bool_], bytes, int]]:
+    """Masks of rows by (IP source, UDP destination port), in the order of their first frames."""
     if not len(words):
         return
     keys = words[:, 13].astype(np.int64) << 32 | words[:, 14].astype(np.int64) << 16 | words[:, 18]
     for key in dict.fromkeys(keys.tolist()):
-        yield np.flatnonzero(keys == key), (key >> 16).to_bytes(4, "big"), key & 0xFFFF
+        yield keys == key, (key >> 16).to_bytes(4, "big"), key & 0xFFFF
 
 
 def _first(datagrams: _Datagrams, which: slice | NDArray[np.intp]) -> _Datagrams:
@@ -412,7 +414,7 @@ def _first(datagrams: _Datagrams, which: slice | NDArray[np.intp]) -> _Datagrams
     )
 
 
-def _ack_times(done: list[int], acks: int) -> NDArray[np.int64]:
+def _ack_times(done: NDArray[np.int64], acks: int) -> NDArray[np.int64]:
     """When each ack leaves: never before the server was done with what it acknowledges.
 
     With no more acks than datagrams, the k-th ack from the end answers the k-th datagram from the
@@ -420,4 +422,4 @@ def _ack_times(done: list[int], acks: int) -> NDArray[np.int64]:
     """
     if acks > len(done):
         return np.full(acks, done[-1], np.int64)
-    return np.array(done[len(done) - acks :], np.int64)
+    return done[len(done) - acks :].copy()

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from nic_models.e1000.descriptors import SIZE, TX_CMD, TX_LENGTH_MAX, TX_READ, TX_STA
 from nic_models.e1000.dma import DmaPort
+from nic_models.e1000.plain import plain_frames
 from nic_models.e1000.registers import INT
 from nic_models.e1000.ring import Ring
 from nic_models.e1000.stats import Counters
@@ -138,6 +139,15 @@ class Fetcher:
             return Frames.empty()
         block = self._dma.descriptors(ring.base, ring.head, count, TX_READ)
         stop = self._longest()
+        self.blocked = False
+        if not self._partial and not self._fault:
+            frames, done = plain_frames(self._dma.array, block, stop, room)
+            if done:
+                self._complete(block[:done])
+                return self._padded(frames)
+        else:  # one frame is begun: with its end, what follows may be plain again
+            ends = np.flatnonzero(block["cmd"] & _EOP)
+            block = block[: int(ends[0]) + 1] if len(ends) else block
         data = self._frame_rows(block, stop)
         width = data.shape[1]
         size, memory, out = self._dma.size, self._dma.bytes, data.reshape(-1).data
@@ -146,7 +156,6 @@ class Fetcher:
         out[:position] = partial
         row = done = 0
         lengths: list[int] = []
-        self.blocked = False
         for address, length, command in zip(
             block["address"].tolist(),
             block["length"].tolist(),
@@ -189,8 +198,20 @@ class Fetcher:
         self._partial, self._fault = bytes(out[row:position]), fault
         if done:
             self._complete(block[:done])
-        frames = len(lengths)
-        return Frames(data[:frames], np.array(lengths, np.int64), np.zeros(frames, np.int64))
+        whole = len(lengths)
+        return Frames(data[:whole], np.array(lengths, np.int64), np.zeros(whole, np.int64))
+
+    def _padded(self, frames: Frames) -> Frames:
+        """TCTL.PSP."""
+        short = frames.lengths < SHORTEST
+        if not (self.pad and short.any()):
+            return frames
+        data, lengths = frames.data, frames.lengths
+        if data.shape[1] < SHORTEST:
+            data = np.pad(data, ((0, 0), (0, SHORTEST - data.shape[1])))
+        head = data[:, :SHORTEST]
+        head[np.arange(SHORTEST) >= lengths[:, None]] = 0
+        return Frames(data, np.maximum(lengths, SHORTEST), frames.time_ns)
 
     def _frame_rows(self, block: NDArray[Any], stop: int) -> NDArray[np.uint8]:
         """A wide enough, uninitialised row for each frame of the block, and one for the rest."""
