@@ -44,7 +44,7 @@ def plain_frames(
     command, address = block["cmd"], block["address"]
     ends = command & _EOP != 0
     odd = (address == 0) | (lengths == 0) | (command & _ODD != 0) | (ends & (command & _IFCS == 0))
-    odd |= address > memory.size - lengths.astype(np.uint64)
+    odd |= _outside(memory, address, lengths)
     last = np.flatnonzero(ends)  # of each frame
     fetched = np.cumsum(lengths)
     sizes = np.diff(fetched[last], prepend=0)
@@ -84,7 +84,7 @@ def plain_store(
     kinds = np.unique(lengths)
     if len(kinds) > _SHAPES or not addresses.all():
         return False
-    if (addresses > memory.size - lengths.astype(np.uint64)).any():
+    if _outside(memory, addresses, lengths).any():
         return False
     where = addresses.astype(np.int64)
     order = np.argsort(where, kind="stable")
@@ -94,6 +94,15 @@ def plain_store(
         which = np.flatnonzero(lengths == length)
         _everywhere(memory, length)[where[which]] = data[which, :length]
     return True
+
+
+def _outside(
+    memory: NDArray[np.uint8], addresses: NDArray[np.uint64], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which stretches do not lie in memory as a whole; addresses may be anything."""
+    size = np.uint64(memory.size)
+    outside: NDArray[np.bool_] = addresses > size
+    return outside | (addresses + lengths.astype(np.uint64) > size)
 
 
 def _everywhere(memory: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
