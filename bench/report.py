@@ -174,7 +174,10 @@ def _sent(case: CaseResult, tier: str) -> str:
         text = f"of {show_size(case.dump_bytes)} not all; it ended after {case.seconds:.3g} {clock}"
     elif case.seconds > 0:
         text += f" ({case.dump_bytes / case.seconds / 1e6:.3g} MB/s)"
-    return f"{text}, {_on_the_wire(case.frames, case.retransmissions)}."
+    text += f", {_on_the_wire(case.frames, case.retransmissions)}"
+    if case.selective_acks:
+        text += f", {_count(case.selective_acks, 'selective ack')} back"
+    return f"{text}."
 
 
 def _on_the_wire(frames: int, again: int) -> str:

@@ -223,6 +223,7 @@ def _judge(
         seconds=told.seconds,
         frames=watch.frames,
         retransmissions=stats.retransmissions,
+        selective_acks=stats.selective_acks,
         refused=dict(stats.refused),
         first_difference=(
             None if told.lost else _first_difference(told, seen.comparison)  # it ends early: known

@@ -106,6 +106,8 @@ class CaseResult:
     frames: int = 0
     """Seen on the wire, both ways."""
     retransmissions: int = 0
+    selective_acks: int = 0
+    """Acks that stood for many frames (``netdump/sack.py``); 0 = each frame had one of its own."""
     refused: dict[str, int] = field(default_factory=dict)
     first_difference: Difference | None = None
 

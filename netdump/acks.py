@@ -43,6 +43,8 @@ class AckReader:
         self.server_port: int | None = None
         self.foreign = 0
         """Acks believed although they were addressed to another MAC than ``mac``."""
+        self.selective = 0
+        """Selective acks believed."""
         self._careful = profile.ack_port_is_checked
         self._mac = np.frombuffer(mac, np.uint8)
         self._herald_seqno = herald_seqno
@@ -95,6 +97,7 @@ class AckReader:
                 self._refuse("ack-before-herald", 1)
                 return None
             self._learn(port)
+        self.selective += 1
         return seqnos
 
     def _check_ports(

@@ -71,6 +71,8 @@ class LinkStats:
     retransmit_rounds: int = 0
     acks: int = 0
     """Messages that acks named; a selective one names many."""
+    selective_acks: int = 0
+    """How many of the acks were selective."""
     arp_answered: int = 0
     foreign_accepted: int = 0
     """Acks believed although they were addressed to another MAC."""
@@ -239,6 +241,7 @@ class DebugnetLink:
         acks = self._acks.read(frames, udp, got)
         stats.acks += len(acks)
         stats.foreign_accepted = self._acks.foreign
+        stats.selective_acks = self._acks.selective
         if len(acks):
             first, last = int(acks[0]), int(acks[-1])
             self._tell("acks", first=first, last=last, count=len(acks), poll=stats.polls)

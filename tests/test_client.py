@@ -415,7 +415,7 @@ def test_ours_offers_selective_acks_and_takes_one_for_many() -> None:
     assert done.report.claims_success
     assert done.stored() == done.image
     assert done.report.stats.refused == {}
-    assert done.report.stats.acks == len(done.peer.sent)
+    assert done.report.stats.acks == done.report.stats.selective_acks == len(done.peer.sent)
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -432,6 +432,7 @@ def test_a_server_that_does_not_know_the_offer_changes_nothing() -> None:
     assert with_offer.peer.of_kind(HERALD)[0].aux2 == 0x4E443201
     assert without.peer.of_kind(HERALD)[0].aux2 == 0
     assert with_offer.peer.sent[1:] == without.peer.sent[1:]
+    assert with_offer.report.stats.selective_acks == 0
 
 
 def test_nine_of_ten_selective_acks_may_be_lost_and_nothing_is_sent_again() -> None:
