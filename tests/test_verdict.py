@@ -170,8 +170,8 @@ def test_a_newcomer_reads_what_happened_and_why() -> None:
         "Panic with the NIC in promiscuous mode.",
         "netdump2, polled: complete, as expected",
         "The stored dump equals memory at the panic, byte for byte.",
-        "16 MiB in 0.25 s (67.1 MB/s), 23,180 frames on the wire, 3 of them sent again, 96 selective"
-        " acks back.",
+        "16 MiB in 0.25 s (67.1 MB/s), 23,180 frames on the wire, 3 of them sent again, 96"
+        " selective acks back.",
         "3 lost",
         "3,862 destination-mac (addressed to another MAC), 1 ack-late",
         "at most 128 of 5,120 pool buffers in use; 512 polls; 0 interrupts; locks bypassed 3 times,"
