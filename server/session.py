@@ -46,16 +46,14 @@ from server.acks import Acks
 from server.completeness import faults, has_footer
 from server.config import ServerConfig
 from server.corefile import CoreFile
-from server.coverage import Coverage
 from server.infofile import escape, render
+from server.keyblock import MAX_KEY_BYTES, KeyBlock
 from server.rescue import AckHold
 from server.store import Store, StoreError
 
 Seqnos = NDArray[np.int64]
 _NONE: Final = np.empty(0, np.int64)
 
-#: The key block: 37 bytes and an RSA-encrypted key of at most 2048, padded to a block.
-MAX_KEY_BYTES: Final = 64 * 1024
 SUFFIX: Final = {COMPRESSION_GZIP: ".gz", COMPRESSION_ZSTD: ".zst"}
 
 
@@ -107,8 +105,7 @@ class Session:
         self.acks = acks
         self.hold = hold
         self._header_bytes = b""
-        self._key = Coverage()
-        self._key_bytes = bytearray()
+        self._key = KeyBlock(store)
         self._notes: list[str] = []
         self._info = ""
         self._told_too_long = False
@@ -232,23 +229,13 @@ class Session:
                 continue
             if not self._begun():
                 break
-            octets = data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
-            if not self._has_key(offset, octets):
-                try:
-                    self._store.write_key(offset, octets)
-                except StoreError as error:
-                    self._break(error)
-                    break
-                self._key.add(offset, offset + length)
-                missing = offset + length - len(self._key_bytes)
-                self._key_bytes += bytes(max(0, missing))
-                self._key_bytes[offset : offset + length] = octets
+            try:
+                self._key.keep(offset, data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes())
+            except StoreError as error:
+                self._break(error)
+                break
             acks.append(block.seqnos[row : row + 1])
         return self._at_once(acks)
-
-    def _has_key(self, offset: int, octets: bytes) -> bool:
-        end = offset + len(octets)
-        return self._key.covers(offset, end) and self._key_bytes[offset:end] == octets
 
     def _judge(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         if self._config.strict_finish:
@@ -284,7 +271,7 @@ class Session:
             if kind == MessageType.KDH:
                 known = [octets == self._header_bytes for octets in payloads]
             else:
-                known = list(map(self._has_key, block.offsets.tolist(), payloads))
+                known = list(map(self._key.has, block.offsets.tolist(), payloads))
             which = np.array(known, np.bool_)
         self.vmcore.duplicates += int(which.sum())
         self._refused["after-the-end"] += int((~which).sum())
@@ -322,7 +309,11 @@ class Session:
         """What keeps the dump from being complete, in words."""
         try:
             return faults(
-                self.vmcore.coverage, self.header, self._header_bytes, self._key, self._store
+                self.vmcore.coverage,
+                self.header,
+                self._header_bytes,
+                self._key.coverage,
+                self._store,
             )
         except StoreError as error:
             return [str(error)]

@@ -369,10 +369,9 @@ def test_acks_of_herald_header_key_and_end_are_no_data() -> None:
     assert pairs(witness(*sent, wf.vmcore(99), *(wf.ack(10 + kind) for kind in kinds))) == []
 
 
-def selective(*words: int) -> bytes:
-    """A selective ack (``netdump/sack.py``) from the server."""
+def from_server(payload: bytes) -> bytes:
     return wf.datagram(
-        b"".join(word.to_bytes(4, "big") for word in (0x4E443201, *words)),
+        payload,
         sport=40000,
         dport=20024,
         src=wf.SERVER_MAC,
@@ -380,6 +379,11 @@ def selective(*words: int) -> bytes:
         src_ip=wf.SERVER_IP,
         dst_ip=wf.CLIENT_IP,
     )
+
+
+def selective(*words: int) -> bytes:
+    """A selective ack (``netdump/sack.py``) from the server."""
+    return from_server(b"".join(word.to_bytes(4, "big") for word in (0x4E443201, *words)))
 
 
 def test_a_selective_ack_counts_for_all_that_was_sent_before_it_and_that_it_covers() -> None:
@@ -402,16 +406,7 @@ def test_what_was_answered_is_told_of_either_form() -> None:
 
 def test_what_is_not_an_ack_is_no_ack() -> None:
     for payload in (b"", b"\0\0\0", b"\0\0\0\5\0", b"\0\0\0\5" * 10):
-        reply = wf.datagram(
-            payload,
-            sport=40000,
-            dport=20024,
-            src=wf.SERVER_MAC,
-            dst=wf.CLIENT_MAC,
-            src_ip=wf.SERVER_IP,
-            dst_ip=wf.CLIENT_IP,
-        )
-        assert pairs(witness(wf.vmcore(5), reply)) == []
+        assert pairs(witness(wf.vmcore(5), from_server(payload))) == []
     assert pairs(witness(wf.vmcore(5), wf.arp_reply(), wf.arp_request())) == []
 
 

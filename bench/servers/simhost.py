@@ -5,8 +5,7 @@ It does what a Linux host does with frames, and nothing that a Linux host would 
 * it answers ARP for its own address, or, behind a gateway, for the gateway's only;
 * it takes frames to its MAC whose IPv4 header and UDP checksum are right, and drops others silently
   (counted by reason);
-* a datagram to a port with no socket brings ICMP port unreachable, six at once and then one a
-  second for each destination (net/ipv4/icmp.c, icmp_ratelimit);
+* a datagram to a port with no socket brings ICMP port unreachable (``icmp.py``);
 * each socket holds so many datagrams, and what comes while it is full is lost, counted. The default
   of Linux, 212,992 bytes, holds 92 frames of 1500 bytes;
 * the server is one process: it serves datagrams of all sockets one after the other, each in
@@ -19,7 +18,6 @@ matter how often it is called, only that it is called before anybody looks for a
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,16 +27,14 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.servers.icmp import RateLimit, port_unreachable
 from bench.wire.contracts import MINIMUM_FRAME, Wire
 from bench.wire.kinds import leading_words
 from bench.wire.memory import serve_in_turn
 from netdump import arp
-from netdump.checksum import checksum
 from netdump.errors import MalformedMessage
 from netdump.inet import (
     BROADCAST,
-    ETHERNET_SIZE,
-    IP_SIZE,
     UDP,
     Checks,
     Expect,
@@ -53,10 +49,6 @@ TTL: Final = 64
 TICK_NS: Final = 1_000_000_000
 #: Ports that Linux gives to sockets that ask for none (net.ipv4.ip_local_port_range).
 FIRST_PORT, LAST_PORT = 32768, 60999
-ICMP_BURST: Final = 6
-ICMP_PERIOD_NS: Final = 1_000_000_000
-#: Of the packet that it answers, an ICMP error quotes what fits in 576 bytes.
-ICMP_QUOTE: Final = 576 - IP_SIZE - 8
 #: Frames kept for a neighbour whose MAC is being asked for.
 UNRESOLVED: Final = 101
 
@@ -155,7 +147,7 @@ class SimHost:
         self._next_tick = 0
         self._neighbours: dict[bytes, bytes] = {}
         self._unresolved: dict[bytes, list[Frames]] = {}
-        self._icmp_credit: dict[bytes, tuple[int, int]] = {}
+        self._icmp = RateLimit()
 
     # --- the server's life ------------------------------------------------------------------------
 
@@ -349,27 +341,13 @@ class SimHost:
         self._send_to(ip, Frames(rows, np.full(len(rows), rows.shape[1]), time_ns))
 
     def _unreachable(self, frames: Frames, sender: bytes) -> None:
-        """ICMP type 3, code 3, as often as the rate limit lets it."""
+        """Tell the sender, as often as the rate limit lets it."""
+        config = self.config
+        self.counts.unreachable += len(frames)
         for i, time_ns in enumerate(frames.time_ns.tolist()):
-            self.counts.unreachable += 1
-            credit, last = self._icmp_credit.get(sender, (ICMP_BURST * ICMP_PERIOD_NS, time_ns))
-            credit = min(ICMP_BURST * ICMP_PERIOD_NS, credit + max(0, time_ns - last))
-            if credit >= ICMP_PERIOD_NS:
-                credit -= ICMP_PERIOD_NS
-                frame = self._port_unreachable(frames.bytes_of(i), sender)
-                self._send_to(sender, Frames.of([frame], time_ns))
-            self._icmp_credit[sender] = (credit, time_ns)
-
-    def _port_unreachable(self, frame: bytes, to: bytes) -> bytes:
-        (ip_length,) = struct.unpack_from(">H", frame, ETHERNET_SIZE + 2)
-        quoted = frame[ETHERNET_SIZE : ETHERNET_SIZE + min(ip_length, ICMP_QUOTE)]
-        message = struct.pack(">BBHI", 3, 3, 0, 0) + quoted
-        message = message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
-        head = struct.pack(
-            ">BBHHHBBH4s4s", 0x45, 0xC0, IP_SIZE + len(message), 0, 0, TTL, 1, 0, self._ip, to
-        )
-        head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
-        return bytes(6) + self.config.mac + b"\x08\x00" + head + message
+            if self._icmp.allows(sender, time_ns):
+                error = port_unreachable(frames.bytes_of(i), config.mac, self._ip, sender, TTL)
+                self._send_to(sender, Frames.of([error], time_ns))
 
     def _send_to(self, ip: bytes, frames: Frames) -> None:
         """Fill in the neighbour's MAC and send; or ask for it first."""
