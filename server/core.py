@@ -9,7 +9,8 @@ Who is who: stock clients send everything from port 20024, start at seqno 1, and
 So a HERALD from a known endpoint is either a copy that the network or an impatient client made, or
 the next boot of a machine that died again. Until data tells, it may be both:
 
-* a HERALD of the same endpoint and seqno, before data: the same session, acknowledged again;
+* a HERALD of the same endpoint and seqno, before data: the same session, acknowledged again. It
+  has to offer the same, too: a forged offer must not cost a stock client the acks it understands;
 * after data, with a seqno that a client must have drawn (neither 0 nor 1): the same boot, the same
   session;
 * else a new session is offered beside the old one, and the old one goes on undisturbed. The first
@@ -39,7 +40,6 @@ from netdump.messages import (
     parse_block,
 )
 from netdump.sack import OFFER
-from server.acks import OneByOne, Selective
 from server.config import ServerConfig
 from server.infofile import escape
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
@@ -107,14 +107,14 @@ class ServerCore:
             self.refused["not-a-herald"] += 1
             return None
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
-        if (known := self._same_boot(client, message.seqno)) is not None:
+        selective = message.aux2 == OFFER and self.config.strict_finish
+        if (known := self._same_boot(client, message.seqno, selective)) is not None:
             return _reply(known, fresh=False)
         if not self._make_room(client, now):
             return None
         store = self._open_store(client, message.payload)
         if store is None:
             return None
-        selective = message.aux2 == OFFER and self.config.strict_finish
         session = self._offer(client, message.seqno, selective, store, now)
         return _reply(session, fresh=True)
 
@@ -174,9 +174,10 @@ class ServerCore:
 
     # -- HERALDs -----------------------------------------------------------------------------
 
-    def _same_boot(self, client: tuple[str, int], seqno: int) -> Session | None:
+    def _same_boot(self, client: tuple[str, int], seqno: int, selective: bool) -> Session | None:
+        wanted = client, seqno, selective
         for session in self._sessions.values():
-            if session.client == client and session.seqno == seqno:
+            if (session.client, session.seqno, session.selective) == wanted:
                 drawn = seqno not in _FIXED_SEQNOS
                 if session.state is State.OFFERED:
                     return session
@@ -244,14 +245,13 @@ class ServerCore:
         self, client: tuple[str, int], seqno: int, selective: bool, store: Store, now: float
     ) -> Session:
         stock = seqno == STOCK_FIRST_SEQNO and not selective
-        acks = Selective(seqno, self.config.max_intervals) if selective else OneByOne()
         session = Session(
             session_id=self._next_id,
             client=client,
             seqno=seqno,
             store=store,
             config=self.config,
-            acks=acks,
+            selective=selective,
             hold=AckHold(seqno + 1) if self.config.rescue and stock else None,
             refused=self.refused,
             on_event=self._on_event,

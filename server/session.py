@@ -42,7 +42,7 @@ from netdump.kdh import (
     parse_kdh,
 )
 from netdump.messages import HEADER_SIZE, Block, MessageType
-from server.acks import Acks
+from server.acks import Acks, OneByOne, Selective
 from server.completeness import faults, has_footer
 from server.config import ServerConfig
 from server.corefile import CoreFile
@@ -85,13 +85,15 @@ class Session:
         seqno: int,
         store: Store,
         config: ServerConfig,
-        acks: Acks,
+        selective: bool,
         hold: AckHold | None,
         refused: Counter[str],
         on_event: OnEvent,
         now: float,
     ) -> None:
-        """``seqno``: the HERALD's. ``refused``: the server's counter, shared."""
+        """``seqno``: the HERALD's; ``selective``: it offered such acks, and will get them.
+        ``refused``: the server's counter, shared.
+        """
         self.id = session_id
         self.client = client
         self.seqno = seqno
@@ -102,7 +104,8 @@ class Session:
         self.vmcore = CoreFile(store, config.max_intervals, refused, self._say_rewritten)
         self.header: KernelDumpHeader | None = None
         self.frames = 0
-        self.acks = acks
+        self.selective = selective
+        self.acks: Acks = Selective(seqno, config.max_intervals) if selective else OneByOne()
         self.hold = hold
         self._header_bytes = b""
         self._key = KeyBlock(store)

@@ -625,6 +625,17 @@ def test_a_client_that_offers_it_needs_no_rescue_whatever_its_first_seqno(rig: R
     assert told(rig, session, first) == [[OFFER, 3]], "not held"
 
 
+def test_a_forged_offer_costs_a_stock_client_nothing(rig: Rig) -> None:
+    """Anybody can send a HERALD with the seqno that every FreeBSD kernel begins with."""
+    forged, _ = offered(rig, seqno=KERNEL)
+    session, ack = offered(rig, seqno=KERNEL, offer=0)
+    assert ack == b"\0\0\0\1", "in the only form that it knows"
+    assert session != forged
+    assert offered(rig, seqno=KERNEL, offer=0) == (session, ack)
+    image = image_of(100_000)
+    assert rig.dump(session, image, KernelDumpHeader(dumplength=len(image)))
+
+
 def test_seqnos_may_begin_anew_in_mid_dump(rig: Rig) -> None:
     session, _ = offered(rig, seqno=0xFFFFFFFD)
     parts = [
