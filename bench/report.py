@@ -175,6 +175,8 @@ def _sent(case: CaseResult, tier: str) -> str:
     elif case.seconds > 0:
         text += f" ({case.dump_bytes / case.seconds / 1e6:.3g} MB/s)"
     text += f", {_on_the_wire(case.frames, case.retransmissions)}"
+    if case.probes:
+        text += f", {_count(case.probes, 'probe')}"
     if case.selective_acks:
         text += f", {_count(case.selective_acks, 'selective ack')} back"
     return f"{text}."

@@ -223,6 +223,7 @@ def _judge(
         seconds=told.seconds,
         frames=watch.frames,
         retransmissions=stats.retransmissions,
+        probes=stats.probes,
         selective_acks=stats.selective_acks,
         refused=dict(stats.refused),
         first_difference=(

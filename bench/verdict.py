@@ -106,6 +106,8 @@ class CaseResult:
     frames: int = 0
     """Seen on the wire, both ways."""
     retransmissions: int = 0
+    probes: int = 0
+    """Frames sent once more to be answered, when nothing had been heard for a while."""
     selective_acks: int = 0
     """Acks that stood for many frames (``netdump/sack.py``); 0 = each frame had one of its own."""
     refused: dict[str, int] = field(default_factory=dict)

@@ -69,8 +69,10 @@ class LinkStats:
     frames_received: int = 0
     retransmissions: int = 0
     retransmit_rounds: int = 0
+    probes: int = 0
+    """Frames sent once more to be answered, not because they were lost; no retransmissions."""
     acks: int = 0
-    """Messages that acks named; a selective one names many."""
+    """Messages that acks named; a selective one names many, and some again."""
     selective_acks: int = 0
     """How many of the acks were selective."""
     arp_answered: int = 0
@@ -222,7 +224,7 @@ class DebugnetLink:
     # -- receiving ---------------------------------------------------------------------------
 
     def poll(self) -> NDArray[np.int64]:
-        """Poll the NIC once; the seqnos that valid acks named, in order of arrival."""
+        """Poll the NIC once; the seqnos that valid acks named: stock ones in order of arrival."""
         frames = self._nic.poll(POLL_BUDGET)
         stats = self.stats
         stats.polls += 1
@@ -285,6 +287,10 @@ class DebugnetLink:
         self.stats.retransmissions += count
         self.stats.retransmit_rounds += 1
         self._tell("retransmit", frames=count, why=why, poll=self.stats.polls)
+
+    def probes(self, count: int) -> None:
+        self.stats.probes += count
+        self._tell("probe", frames=count, poll=self.stats.polls)
 
 
 def _dotted(address: bytes) -> str:

@@ -1,8 +1,8 @@
 """Selective acks: one datagram that acknowledges many messages. The one thing we add to the wire.
 
-A stock server acknowledges every message by a datagram of its own. On a fast path those are half
-of all frames, and more than a third of the work: each is made, carried, filtered, validated and
-looked up, to say what its neighbours say. Here is a form that says it for all of them.
+A stock server acknowledges every message by a datagram of its own. Those are half of all frames,
+and each is made, carried, filtered, validated and looked up to say what its neighbours say. Here is
+a form that says it for all of them.
 
 *The offer.* The word ``aux2`` of a HERALD, which stock clients send as 0 and stock servers do not
 read, is ``OFFER``. A server that knows it answers the HERALD, and all that follows, by selective
@@ -22,9 +22,11 @@ ack has 4.
 Rules:
 
 1. *Kept* is what it is in a stock ack, and is for ever: no ack takes back what one before it said.
-   So a lost ack costs nothing, for the next one says it again, and a late one does no harm.
-2. A reader bounds what it believes by what it has sent. An ack that names anything else is refused
-   whole: its sender is confused, or is not the server.
+   So the next ack says again what a lost one said, and a late one does no harm. The last one has no
+   next: a client that hears nothing more asks, by sending something again (``window.py``).
+2. A reader bounds what it believes by what it has sent. An ack whose ``next`` is beyond that is
+   refused: its sender is confused, or is not the server. A range beyond it is passed over: a stray
+   datagram may have put it there, and nothing of ours is lost by not believing it.
 3. Seqnos are compared modulo 2**32; what is less than half the circle ahead is ahead.
 """
 
@@ -43,7 +45,7 @@ from netdump.errors import AckOfUnsent, BadAck, LocalError
 
 #: "ND2", and the version of what is offered.
 OFFER: Final = 0x4E44_3201
-#: Ranges of one ack. A window of 1024 with one frame in thirty lost has no more.
+#: Ranges of one ack. A window of 1024 with one frame in forty lost has no more.
 MAX_RANGES: Final = 32
 _HALF: Final = 1 << 31
 _MASK: Final = 0xFFFF_FFFF
@@ -106,19 +108,19 @@ class Scoreboard:
     def read(self, sack: Sack) -> NDArray[np.int64]:
         """The seqnos that it acknowledges beyond those that ``next`` had passed before: int64.
 
-        Raises AckOfUnsent.
+        Raises AckOfUnsent, and remembers nothing of it, if ``next`` is beyond what was sent.
         """
         limit = self._unsent - self._next
         step = max(0, ahead(sack.next, self._next))
-        # Of a late ack the ranges may begin before what is known by now.
-        spans = [(ahead(first, self._next), ahead(end, self._next)) for first, end in sack.ranges]
-        if step > limit or any(end > limit for _, end in spans):
+        if step > limit:
             raise AckOfUnsent(
-                f"ack up to {sack.next} with ranges {sack.ranges}: only what lies before"
+                f"ack of all before {sack.next}: only what lies before"
                 f" {self._unsent & _MASK} was sent"
             )
+        # Of a late ack the ranges may begin before what is known by now.
+        spans = [(ahead(first, self._next), ahead(end, self._next)) for first, end in sack.ranges]
         parts = [np.arange(step)]
-        parts += [np.arange(max(first, step), end) for first, end in spans if end > step]
+        parts += [np.arange(max(first, step), end) for first, end in spans if step < end <= limit]
         seqnos: NDArray[np.int64] = (self._next + np.concatenate(parts)) & _MASK
         self._next += step
         return seqnos

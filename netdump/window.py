@@ -13,6 +13,9 @@ netdump_client.c). ``AckBits`` is that bitmap, or a sound one.
   acknowledged (RFC 8985's idea; a frame sent twice proves nothing, Karn's rule);
 * when nothing is acknowledged for ``polls`` polls, what is unacknowledged is sent again; after
   ``retries`` such rounds in a row the send fails;
+* before that, after an eighth, a quarter and a half of them, the last such frame alone is sent
+  again, as a *probe* (RFC 8985's tail loss probe): if only acks were lost, a selective answer to it
+  says it all;
 * the window starts at the stock 64 frames, grows by one for each acknowledged frame, and halves,
   not below 64, once for each round trip that lost something: a server with a small socket buffer
   is found out, and not drowned.
@@ -85,6 +88,8 @@ class Link(Protocol):
     def refuse(self, reason: str, count: int = 1) -> None: ...
 
     def retransmits(self, count: int, why: str) -> None: ...
+
+    def probes(self, count: int) -> None: ...
 
 
 def fragment(offset: int, address: int, length: int, size: int) -> NDArray[np.void]:
@@ -223,6 +228,8 @@ class SlidingWindow:
                     self._send_again(kind, lost, "overtaken")
             else:
                 quiet += 1
+                if quiet in (profile.polls >> 3, profile.polls >> 2, profile.polls >> 1):
+                    self._probe(kind)
                 if quiet > profile.polls:
                     quiet = 0
                     rounds += 1
@@ -302,14 +309,23 @@ class SlidingWindow:
         flying = self._flying
         return np.flatnonzero(~flying["acked"] & (flying["sent_as"] + REORDER <= self._highest))
 
+    def _probe(self, kind: MessageType) -> None:
+        unacked = np.flatnonzero(~self._flying["acked"])
+        self._link.probes(self._resend(kind, unacked[-1:]))
+
     def _send_again(self, kind: MessageType, which: NDArray[np.intp], why: str) -> None:
         flying = self._flying
         if int(flying["sent_as"][which].max(initial=-1)) > self._recovery_ends:
             self._window = max(min(MAX_IN_FLIGHT, self._profile.window_frames), self._window // 2)
             self._recovery_ends = self._transmissions
+        self._link.retransmits(self._resend(kind, which), why)
+
+    def _resend(self, kind: MessageType, which: NDArray[np.intp]) -> int:
+        """Those frames in flight, once more; how many the NIC took."""
+        flying = self._flying
         taken = self._link.send(kind, flying[which])
         which = which[:taken]
         flying["sent_as"][which] = self._transmissions + np.arange(taken)
         flying["tries"][which] += 1
         self._transmissions += taken
-        self._link.retransmits(taken, why)
+        return taken

@@ -16,8 +16,8 @@ from netdump.messages import ACK_SIZE, pack_acks
 from netdump.sack import MAX_RANGES, Sack, ahead
 from server.coverage import Coverage
 
-#: Messages beyond the first missing one that can be acknowledged: far more than any window has.
-FURTHEST: Final = 1 << 24
+#: Messages beyond the first missing one that can be acknowledged: more than any window has.
+FURTHEST: Final = 1 << 16
 
 
 class Acks(Protocol):

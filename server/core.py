@@ -12,7 +12,8 @@ the next boot of a machine that died again. Until data tells, it may be both:
 * a HERALD of the same endpoint and seqno, before data: the same session, acknowledged again. It
   has to offer the same, too: a forged offer must not cost a stock client the acks it understands;
 * after data, with a seqno that a client must have drawn (neither 0 nor 1): the same boot, the same
-  session;
+  session. But one with selective acks has said already what it has, and a client that begins anew
+  would not believe that: it gets a new session;
 * else a new session is offered beside the old one, and the old one goes on undisturbed. The first
   data on the new session's socket proves it; only then is the old one ended.
 
@@ -178,9 +179,9 @@ class ServerCore:
         wanted = client, seqno, selective
         for session in self._sessions.values():
             if (session.client, session.seqno, session.selective) == wanted:
-                drawn = seqno not in _FIXED_SEQNOS
                 if session.state is State.OFFERED:
                     return session
+                drawn = seqno not in _FIXED_SEQNOS and not selective
                 if drawn and session.state in (State.RECEIVING, State.COMPLETE):
                     return session
         return None

@@ -181,7 +181,7 @@ class AckSender:
                 complaints += 1
                 if complaints <= 1:
                     continue
-                if not self.segments or error.errno not in _SEGMENT_REFUSALS:
+                if step == width or error.errno not in _SEGMENT_REFUSALS:
                     break
                 self._give_up_segments(sock)
         self.lost += -(-(len(octets) - at) // max(width, 1))

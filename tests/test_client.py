@@ -24,6 +24,7 @@ from netdump.dumper import (
     Piece,
     check_bounds,
 )
+from netdump.inet import Checks
 from netdump.kdh import parse_kdh
 from netdump.profiles import PROFILES, Profile
 from tests import client_rig as rig
@@ -459,7 +460,6 @@ def words(*numbers: int) -> bytes:
 #: A wrong selective ack: (its name when refused, how it is made of a seqno).
 SELECTIVE_WOUNDS: list[tuple[str, Callable[[int], bytes]]] = [
     ("ack-future", lambda n: rig.reply(words(0x4E443201, n + 5000))),
-    ("ack-future", lambda n: rig.reply(words(0x4E443201, n, n + 4000, n + 5000))),
     ("ack-port", lambda n: rig.reply(words(0x4E443201, n + 1), from_port=7)),
     ("not-an-ack", lambda n: rig.reply(words(0x4E443202, n + 1))),
     ("not-an-ack", lambda n: rig.reply(words(0x4E443201, n, n + 2, n + 1))),
@@ -476,6 +476,26 @@ def test_a_wrong_selective_ack_is_refused_under_its_name(
     assert (done.report.error, done.report.failed_in) == ("ETIMEDOUT", Step.DATA)
     assert set(done.report.stats.refused) == {reason}
     assert done.report.stats.foreign_accepted == 0
+
+
+def test_a_selective_ack_to_another_mac_is_counted_by_who_never_looks() -> None:
+    lax = replace(PROFILES["netdump2"], checks=Checks(destination_mac=False))
+    answer = selectively()
+    peer = Peer(lambda s: [rig.STRANGER_MAC + frame[6:] for frame in answer(s)])
+    done = play(lax, peer)
+    assert done.report.claims_success
+    assert done.report.stats.foreign_accepted == done.report.stats.selective_acks > 0
+
+
+@pytest.mark.parametrize("lost", [60, 100])
+def test_when_the_last_acks_of_a_flight_are_lost_a_probe_asks_for_them(lost: int) -> None:
+    """Nothing else would: the server has nothing more to say, and the client nothing to send."""
+    peer = Peer(selectively(lambda number: lost <= number < 120))
+    done = play(PROFILES["netdump2"], peer)
+    assert done.report.claims_success
+    assert done.report.stats.retransmissions == 0
+    assert done.report.stats.probes > 0
+    assert done.delayed_us < 150_000, "and not after 200 polls"
 
 
 def test_a_selective_ack_of_anything_but_the_herald_fixes_no_port() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from netdump.errors import AckOfUnsent, BadAck, LocalError
 from netdump.sack import MAX_RANGES, OFFER, Sack, Scoreboard, parse_sack
-from server.acks import OneByOne, Selective
+from server.acks import FURTHEST, OneByOne, Selective
 from server.coverage import MAX_INTERVALS
 
 CIRCLE = 1 << 32
@@ -150,11 +150,12 @@ def test_a_client_knows_what_its_server_has_whatever_acks_are_lost_late_or_doubl
 
 
 @given(first=firsts, sent=st.integers(1, 20), sack=st.builds(Sack, u32), ahead=st.integers(0, 60))
-def test_an_ack_of_what_was_never_sent_is_refused_and_changes_nothing(
+def test_whatever_an_ack_says_only_what_was_sent_is_believed(
     first: int, sent: int, sack: Sack, ahead: int
 ) -> None:
-    board = Scoreboard(first)
-    board.sent([(first + n) % CIRCLE for n in range(sent)])
+    board, calm = Scoreboard(first), Scoreboard(first)
+    for each in (board, calm):
+        each.sent([(first + n) % CIRCLE for n in range(sent)])
     for hostile in (
         sack,
         Sack((first + ahead) % CIRCLE),
@@ -162,10 +163,34 @@ def test_an_ack_of_what_was_never_sent_is_refused_and_changes_nothing(
     ):
         try:
             seqnos = board.read(hostile)
+            calm.read(hostile)
         except AckOfUnsent:
             continue
-        assert len(seqnos) <= sent
         assert {(int(seqno) - first) % CIRCLE for seqno in seqnos} <= set(range(sent))
+    honest = Sack((first + sent) % CIRCLE)
+    assert board.read(honest).tolist() == calm.read(honest).tolist(), "a refused one left no trace"
+
+
+def test_a_range_of_what_was_never_sent_is_passed_over_and_the_rest_believed() -> None:
+    board = Scoreboard(10)
+    board.sent(list(range(10, 20)))
+    assert board.read(Sack(12, ((14, 15), (19, 21), (500, 501)))).tolist() == [10, 11, 14]
+
+
+def test_an_ack_that_is_refused_changes_nothing() -> None:
+    board = Scoreboard(10)
+    board.sent([10, 11, 12])
+    with pytest.raises(AckOfUnsent):
+        board.read(Sack(14))
+    assert board.read(Sack(12)).tolist() == [10, 11]
+
+
+@pytest.mark.parametrize("seqno", [999, 0, 1002 + FURTHEST, 1002 + (1 << 24), (1 << 31) + 1000])
+def test_what_no_window_can_hold_is_not_acknowledged(seqno: int) -> None:
+    acks, _ = server(1000, [1001])
+    assert len(acks.datagrams(np.array([seqno], np.int64))) == 0
+    (row,) = acks.datagrams(np.array([1001], np.int64))
+    assert parse_sack(row.tobytes()) == Sack(1002)
 
 
 def test_a_message_that_was_sent_again_is_no_new_one() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from netdump.kdh import COMPRESSION_GZIP, COMPRESSION_ZSTD, KernelDumpHeader
 from netdump.messages import Message, MessageType
+from netdump.sack import Sack, Scoreboard
 from server.core import ServerCore
 from server.session import State
 from tests.server_rig import (
@@ -595,7 +596,31 @@ def test_a_client_that_offers_it_gets_one_ack_for_a_batch(rig: Rig) -> None:
     assert told(rig, session, finished(112)) == [[OFFER, 113]]
     assert rig.read("vmcore.198.18.0.2.0") == image
     assert told(rig, session, finished(112)) == [[OFFER, 113]], "late copies too"
-    assert offered(rig, seqno=100) == (session, bytes.fromhex("4e443201 00000071"))
+
+
+def test_a_boot_that_begins_anew_hears_of_its_new_dump_only(rig: Rig) -> None:
+    """What the old session would say of messages, the client has not sent (again) yet."""
+    first, ack = offered(rig, seqno=100)
+    assert offered(rig, seqno=100) == (first, ack), "before data it is the same"
+    image = image_of(5 * 1448)
+    told(rig, first, *frames(image, 101))
+    second, again = offered(rig, seqno=100)
+    assert second != first
+    assert again == ack == bytes.fromhex("4e443201 00000065")
+    assert told(rig, second, *frames(image, 101)) == [[OFFER, 106]]
+    assert rig.info()[-1].startswith("Dump incomplete: client started again")
+
+
+def test_a_stray_frame_far_ahead_is_kept_and_stops_nobody(rig: Rig) -> None:
+    """The client has not sent it, and believes the rest."""
+    session, _ = offered(rig, seqno=100)
+    board = Scoreboard(100)
+    parts = frames(image_of(20 * 1448), 101)
+    board.sent(list(range(100, 111)))
+    told(rig, session, vmcore(300, 40 * 1448, b"stray"))
+    (words,) = told(rig, session, *parts[:10])
+    assert words == [OFFER, 111, 300, 301]
+    assert board.read(Sack(words[1], ((300, 301),))).tolist() == list(range(100, 111))
 
 
 def test_what_is_not_kept_is_not_in_a_selective_ack(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class LossyLink:
         self.polls = 0
         self.refused: Counter[str] = Counter()
         self.resent = 0
+        self.probed = 0
 
     def send(self, kind: MessageType, fragments: NDArray[np.void]) -> int:
         taken = fragments[: self._ring]
@@ -76,6 +77,9 @@ class LossyLink:
 
     def retransmits(self, count: int, why: str) -> None:
         self.resent += count
+
+    def probes(self, count: int) -> None:
+        self.probed += count
 
 
 def profile(name: str, **columns: object) -> Profile:

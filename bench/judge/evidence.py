@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,6 @@ from bench.judge.oracles import Evidence
 from bench.judge.watch import WireWatch
 from bench.story.stage import Stage
 from bench.story.told import Story, Told
-from netdump.messages import MessageType
 from nic_models.frames import Frames
 
 #: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
@@ -32,8 +30,9 @@ _SMALL: Final = 1 << 16
 #: of a session.
 _HERALDS: Final = 8
 _DESCRIPTORS: Final = 2
-#: Where a client's frame says which message it is.
-_TYPE: Final = slice(42, 46)
+#: Of a sample that is sent one by one, the last ones and every n-th of those before are.
+_LAST: Final = 6
+_EVERY: Final = 8
 #: Looks at a folder until two agree, and the time between two.
 _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
@@ -62,39 +61,44 @@ def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected:
     if stage.server is not None and any(name.endswith(".last") for name in before):
         descriptors = stage.server.fd_count()
         sample = watch.sample()
-        unanswered = [_say_again(some, stage, watch) for some in _by_kind(sample)]
+        unanswered = _say_again(stage, watch, sample)
         leaked = stage.server.fd_count() - descriptors
         if leaked > _DESCRIPTORS:
             stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
         after = _settled(stage)
         seen.replayed = len(sample)
-        seen.replay_unanswered = sum(unanswered)
+        seen.replay_unanswered = unanswered
         seen.replay_changed = sorted(
             name for name in before | after if before.get(name) != after.get(name)
         )
-    seen.server_trouble = [*stage.server_trouble(), *_strangers(before)]
+    seen.server_trouble = [*stage.server_trouble(), *_strangers(before), *_claims(watch)]
     return seen
 
 
-def _by_kind(sample: Mapping[int, bytes]) -> Iterator[dict[int, bytes]]:
-    """Runs of messages of one kind. A selective ack answers for all that came before it, so only
-    what is said by itself is seen to be answered.
+def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> int:
+    """Send messages to the server once more, a HERALD many times; how many of them were not
+    acknowledged.
+
+    A selective ack answers for all that came before it too. So there some of them are sent one by
+    one, each when the one before has been answered; that one's answer can be for nothing else.
     """
-    for _, some in groupby(sample.items(), key=lambda item: item[1][_TYPE]):
-        yield dict(some)
+    herald, *others = sample.items()
+    parts = [[herald] * _HERALDS]  # an impatient client's have cost servers a descriptor each
+    if watch.selective:
+        parts += [[one] for one in [*others[:-_LAST:_EVERY], *others[-_LAST:]]]
+    else:
+        parts.append(others)
+    return sum(_unanswered(stage, watch, part) for part in parts if part)
 
 
-def _say_again(messages: Mapping[int, bytes], stage: Stage, watch: WireWatch) -> int:
-    """Send them to the server once more, a HERALD many times; how many were not acknowledged."""
-    wanted = set(messages)
-    frames = list(messages.values())
-    if int.from_bytes(frames[0][_TYPE], "big") == MessageType.HERALD:
-        frames *= _HERALDS  # an impatient client's have cost servers a descriptor each
+def _unanswered(stage: Stage, watch: WireWatch, messages: list[tuple[int, bytes]]) -> int:
+    wanted = {seqno for seqno, _ in messages}
 
     def all_answered(heard: Frames) -> bool:
         return watch.answered(heard, wanted) == wanted
 
-    return len(wanted - watch.answered(stage.play_again(frames, all_answered), wanted))
+    heard = stage.play_again([frame for _, frame in messages], all_answered)
+    return len(wanted - watch.answered(heard, wanted))
 
 
 def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
@@ -162,6 +166,11 @@ def _strangers(names: Mapping[str, str]) -> list[str]:
         for name in names
         if not _STORED_NAME.fullmatch(Path(name).name)
     ]
+
+
+def _claims(watch: WireWatch) -> list[str]:
+    count = watch.never_sent
+    return [f"acknowledged what was never sent, {count} times"] if count else []
 
 
 def _stored_dump(folder: Path) -> Path | None:

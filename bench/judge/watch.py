@@ -5,28 +5,31 @@ reached the client, and what the client *meant*, not what arrived. It shares no 
 the oracle "ack means kept" rests on this evidence alone.
 
 Rules: only acks from the server's (or its gateway's) MAC to the client's count, so forged ones do
-not; everything is kept as arrays and put together once, at the end. A selective ack
-(``netdump/sack.py``) counts as acks of all messages sent by then that it covers.
+not; everything is kept as arrays and put together once, at the end. A selective ack, which is read
+here without the client's code, counts as acks of all messages sent by then that it covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
-from netdump.errors import BadAck
 from netdump.messages import ACK_SIZE, CLIENT_PORT, HEADER, HEADER_SIZE, MessageType
-from netdump.sack import Sack, ahead, parse_sack
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD = 42
 #: Messages remembered of each end of the run.
 _SAMPLE = 32
 _NO_SEQNOS = np.empty(0, np.int64)
+#: How a selective ack begins.
+_SELECTIVE = bytes.fromhex("4e443201")
+
+#: What one selective ack says is kept: [first, end) each, of which the first has no beginning.
+Claim = list[tuple[int | None, int]]
 
 
 class WireWatch:
@@ -45,6 +48,10 @@ class WireWatch:
         """Bytes of dump sent, repeats included."""
         self.latest_acks = _NO_SEQNOS
         """int64: the seqnos that the latest batch from the server acknowledged."""
+        self.never_sent = 0
+        """Acks from the server that named a message which nobody had sent."""
+        self._unsent: int | None = None  # the seqno after the last one that was sent
+        self._selective = False
         self._open: list[NDArray[np.int64]] = []  # sent, and not yet settled by a selective ack
 
     def observe(self, direction: Direction, frames: Frames, _notes: Mapping[int, str]) -> None:
@@ -71,6 +78,9 @@ class WireWatch:
         self._sent.append(rows)
         where = np.flatnonzero(mine)
         seqnos = rows["seqno"].astype(np.int64)
+        if self._unsent is None:
+            self._unsent = int(seqnos[0])
+        self._unsent += max(0, int(_ahead(seqnos, self._unsent).max()) + 1)
         self._open.append(seqnos)
 
         def kept(first: int, end: int) -> list[tuple[int, bytes]]:
@@ -80,32 +90,38 @@ class WireWatch:
         self._tail = (self._tail + kept(max(0, len(rows) - 4), len(rows)))[-_SAMPLE:]
 
     def _observe_acks(self, frames: Frames) -> None:
-        acks, sacks = self._acks_in(frames)
-        if sacks:
-            acks = np.concatenate([acks, *map(self._settle, sacks)])
+        acks, claims = self._acks_in(frames)
+        for claim in claims:
+            acks = np.concatenate([acks, self._settle(claim)])
+        if self._unsent is not None:
+            self.never_sent += int(np.count_nonzero(_ahead(acks, self._unsent) >= 0))
         self.latest_acks = acks
         if len(acks):
             self._acked.append(acks)
 
-    def _settle(self, sack: Sack) -> NDArray[np.int64]:
+    def _settle(self, claim: Claim) -> NDArray[np.int64]:
         """The messages that it acknowledges and that no ``next`` before it had passed."""
         sent = np.unique(np.concatenate([_NO_SEQNOS, *self._open]))
-        passed = ahead(sent, sack.next) < 0
-        self._open = [sent[~passed]]
-        covered = passed.copy()
-        for first, end in sack.ranges:
-            covered |= (ahead(sent, first) >= 0) & (ahead(sent, end) < 0)
-        return sent[covered]
+        self._open = [sent[_ahead(sent, claim[0][1]) >= 0]]
+        if self._unsent is not None:
+            self.never_sent += any(_ahead(end, self._unsent) > 0 for _, end in claim)
+        return sent[_covered(sent, claim)]
 
     def answered(self, frames: Frames, seqnos: set[int]) -> set[int]:
         """Those of the messages that some ack of a batch acknowledges."""
-        acks, sacks = self._acks_in(frames)
+        acks, claims = self._acks_in(frames)
         found = seqnos & set(acks.tolist())
-        return found | {s for s in seqnos - found if any(sack.covers(s) for sack in sacks)}
+        rest = np.array(sorted(seqnos - found), np.int64)
+        return found.union(*(rest[_covered(rest, claim)].tolist() for claim in claims))
 
-    def _acks_in(self, frames: Frames) -> tuple[NDArray[np.int64], list[Sack]]:
-        """The seqnos, int64, that the server's stock acks in a batch name, in order; and its
-        selective acks.
+    @property
+    def selective(self) -> bool:
+        """Has the server acknowledged selectively?"""
+        return self._selective
+
+    def _acks_in(self, frames: Frames) -> tuple[NDArray[np.int64], list[Claim]]:
+        """The seqnos, int64, that the server's stock acks in a batch name, in order; and what its
+        selective acks claim.
         """
         data = frames.data
         if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
@@ -117,12 +133,12 @@ class WireWatch:
         stock = said & (length == 8 + ACK_SIZE)
         octets = np.ascontiguousarray(data[stock, _UDP_PAYLOAD : _UDP_PAYLOAD + ACK_SIZE])
         seqnos: NDArray[np.int64] = octets.view(">u4")[:, 0].astype(np.int64)
-        sacks: list[Sack] = []
+        claims: list[Claim] = []
         for row in np.flatnonzero(said & ~stock).tolist():
             end = _UDP_PAYLOAD - 8 + int(length[row])
-            with suppress(BadAck):
-                sacks.append(parse_sack(data[row, _UDP_PAYLOAD:end].tobytes()))
-        return seqnos, sacks
+            claims += _claims(data[row, _UDP_PAYLOAD:end].tobytes())
+        self._selective |= bool(claims)
+        return seqnos, claims
 
     def acknowledged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(offsets, lengths), int64, of the dump bytes that the server acknowledged."""
@@ -166,6 +182,28 @@ class WireWatch:
         """
         acked = set(np.concatenate([_NO_SEQNOS, *self._acked]).tolist())
         return {s: frame for s, frame in (*self._head, *self._tail) if s in acked}
+
+
+def _claims(payload: bytes) -> list[Claim]:
+    """What a selective ack claims; nothing if the payload is none."""
+    if len(payload) % 8 or payload[:4] != _SELECTIVE:
+        return []
+    words = np.frombuffer(payload, ">u4").astype(np.int64).tolist()
+    return [[(None, words[1]), *zip(words[2::2], words[3::2], strict=True)]]
+
+
+def _covered(seqnos: NDArray[np.int64], claim: Claim) -> NDArray[np.bool_]:
+    """Which of them lie before the first end, or in a range."""
+    covered = np.zeros(len(seqnos), np.bool_)
+    for first, end in claim:
+        inside = _ahead(seqnos, end) < 0
+        covered |= inside if first is None else inside & (_ahead(seqnos, first) >= 0)
+    return covered
+
+
+def _ahead(seqnos: Any, origin: int) -> Any:
+    """How far seqnos, or one of them, are ahead of another, modulo 2**32: -2**31 to 2**31 - 1."""
+    return (seqnos - origin + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _is_udp(data: NDArray[np.uint8]) -> NDArray[np.bool_]:

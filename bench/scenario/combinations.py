@@ -20,6 +20,7 @@ from bench.scenario.schema import (
     Sweep,
     Wire,
 )
+from netdump.profiles import PROFILES
 
 #: IPv4, UDP and netdump headers.
 _HEADERS: Final = 52
@@ -40,6 +41,11 @@ SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = 
         ("client", "path"),
         lambda c: len((c.client.path or "").encode()) + 1 > c.nic.mtu - _HEADERS,
         "with its NUL it does not fit one HERALD at this nic.mtu",
+    ),
+    (
+        ("client", "selective_acks"),
+        lambda c: bool(c.client.selective_acks) and PROFILES[c.profile].window != "sliding",
+        "the stock clients' bitmap can't take them: they are for netdump2",
     ),
     (
         ("machine", "panic_during"),

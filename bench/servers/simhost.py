@@ -9,7 +9,8 @@ It does what a Linux host does with frames, and nothing that a Linux host would 
 * each socket holds so many datagrams, and what comes while it is full is lost, counted. The default
   of Linux, 212,992 bytes, holds 92 frames of 1500 bytes;
 * the server is one process: it serves datagrams of all sockets one after the other, each in
-  ``service_ns``, and its acks leave when it is done with what they acknowledge;
+  ``service_ns``, some ``ROWS`` of them a turn, and its acks leave when it is done with what they
+  acknowledge;
 * a HERALD's ack comes from a new socket, connected to that client.
 
 Time is what ``pump`` is told. Frames are worked on at the moment they arrived, so it does not
@@ -44,6 +45,7 @@ from netdump.inet import (
 )
 from netdump.messages import HERALD_PORT
 from nic_models.frames import Frames
+from server.packets import ROWS
 
 TTL: Final = 64
 TICK_NS: Final = 1_000_000_000
@@ -244,7 +246,8 @@ class SimHost:
             elif self._paused:
                 self._queue(socket, datagrams)
             else:
-                self._serve(port, socket, datagrams)
+                for first in range(0, len(datagrams.lengths), ROWS):
+                    self._serve(port, socket, _first(datagrams, slice(first, first + ROWS)))
 
     def _queue(self, socket: _Socket, datagrams: _Datagrams) -> None:
         room = self.config.socket_frames - sum(len(some.lengths) for some in socket.waiting)

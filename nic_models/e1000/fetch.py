@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from nic_models.e1000.descriptors import SIZE, TX_CMD, TX_LENGTH_MAX, TX_READ, TX_STA
 from nic_models.e1000.dma import DmaPort
-from nic_models.e1000.plain import plain_frames
+from nic_models.e1000.plain import odd_descriptors, plain_frames
 from nic_models.e1000.registers import INT
 from nic_models.e1000.ring import Ring
 from nic_models.e1000.stats import Counters
@@ -111,9 +111,7 @@ class Fetcher:
         block = np.concatenate(blocks)
         command = block["cmd"]
         end = command & _EOP != 0
-        odd = command & (_DEXT | _IC) != 0
-        odd |= (block["address"] == 0) | (block["length"] == 0) | (end & (command & _IFCS == 0))
-        if odd.any() or self._fault:
+        if self._fault or odd_descriptors(self._dma.array, block).any():
             return None
         fetched = np.cumsum(block["length"], dtype=np.int64) + len(self._partial)
         lengths = np.diff(fetched[end], prepend=0)
@@ -141,7 +139,8 @@ class Fetcher:
         stop = self._longest()
         self.blocked = False
         if not self._partial and not self._fault:
-            frames, done = plain_frames(self._dma.array, block, stop, room)
+            shortest = SHORTEST if self.pad else 0
+            frames, done = plain_frames(self._dma.array, block, stop, room, shortest)
             if done:
                 self._complete(block[:done])
                 return self._padded(frames)
@@ -191,6 +190,7 @@ class Fetcher:
             if command & _EOP:
                 length = self._close(out[row : row + width], position - row, command, fault)
                 if length:
+                    room -= max(0, length - (position - row))  # what padding added
                     lengths.append(length)
                     row += width
                 position = row

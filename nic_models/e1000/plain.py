@@ -32,23 +32,32 @@ _IFCS: Final = int(TX_CMD.IFCS)
 _ODD: Final = int(TX_CMD.DEXT | TX_CMD.IC)
 
 
+def odd_descriptors(memory: NDArray[np.uint8], block: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which descriptors of a block (``TX_READ``) are not plain."""
+    command, address, lengths = block["cmd"], block["address"], block["length"]
+    odd: NDArray[np.bool_] = (address == 0) | (lengths == 0) | (command & _ODD != 0)
+    odd |= (command & _EOP != 0) & (command & _IFCS == 0)
+    return odd | _outside(memory, address, lengths)
+
+
 def plain_frames(
-    memory: NDArray[np.uint8], block: NDArray[Any], longest: int, room: int
+    memory: NDArray[np.uint8], block: NDArray[Any], longest: int, room: int, shortest: int
 ) -> tuple[Frames, int]:
     """The whole plain frames at the beginning of a block of transmit descriptors (``TX_READ``).
 
-    No frame is longer than ``longest`` bytes, and together they have at most ``room``. Returns them
-    as their descriptors have them, unpadded and without a time, and how many descriptors that were.
+    No frame is longer than ``longest`` bytes. Each finds its bytes of the ``room``, of which those
+    before it took ``shortest`` at least. Returns them as their descriptors have them, unpadded and
+    without a time, and how many descriptors that were.
     """
     lengths = block["length"].astype(np.int64)
-    command, address = block["cmd"], block["address"]
-    ends = command & _EOP != 0
-    odd = (address == 0) | (lengths == 0) | (command & _ODD != 0) | (ends & (command & _IFCS == 0))
-    odd |= _outside(memory, address, lengths)
+    address = block["address"]
+    odd = odd_descriptors(memory, block)
+    ends = block["cmd"] & _EOP != 0
     last = np.flatnonzero(ends)  # of each frame
     fetched = np.cumsum(lengths)
     sizes = np.diff(fetched[last], prepend=0)
-    fine = (fetched[last] <= room) & (sizes <= longest)
+    taken = np.maximum(sizes, shortest)
+    fine = (np.cumsum(taken) - taken + sizes <= room) & (sizes <= longest)
     if odd.any():
         fine &= last < odd.argmax()
     count = len(last) if fine.all() else int(fine.argmin())
@@ -97,7 +106,7 @@ def plain_store(
 
 
 def _outside(
-    memory: NDArray[np.uint8], addresses: NDArray[np.uint64], lengths: NDArray[np.int64]
+    memory: NDArray[np.uint8], addresses: NDArray[np.uint64], lengths: NDArray[Any]
 ) -> NDArray[np.bool_]:
     """Which stretches do not lie in memory as a whole; addresses may be anything."""
     size = np.uint64(memory.size)
