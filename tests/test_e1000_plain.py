@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nic_models.e1000 import plain
@@ -85,6 +85,12 @@ def told(made: Rig) -> tuple[object, ...]:
     return bytes(made.memory), made.device.snapshot(), counted
 
 
+@example(
+    program=[(TX_BUFFERS, 66, IFCS), (TX_BUFFERS + 70, 376, EOP)] * 12,
+    bites=[40],
+    rate=None,
+    pad=True,
+)
 @given(
     program=descriptors,
     bites=st.lists(st.integers(1, 40), min_size=1, max_size=6),
@@ -134,6 +140,12 @@ def arrivals(draw: st.DrawFn) -> list[bytes]:
     ]
 
 
+@example(
+    batches=[([MAC + PEER + bytes([n]) * size for n, size in enumerate([900, 40] * 10)], 0)],
+    buffers=[RX_BUFFERS + 700, RX_BUFFERS, RX_BUFFERS + 30],
+    strip=True,
+    small=False,
+)
 @given(
     batches=st.lists(st.tuples(arrivals(), st.integers(0, 20)), max_size=6),
     buffers=st.lists(

@@ -15,6 +15,7 @@ from bench.runner import run_scenario
 from bench.scenario import load_scenario, only_profile
 from bench.verdict import CaseResult
 from netdump.messages import MessageType
+from netdump.sack import Sack
 from nic_models.e1000 import bringup
 from nic_models.e1000.registers import Reg
 from server.coverage import Coverage
@@ -97,6 +98,57 @@ def test_a_server_that_acknowledges_what_it_has_not_kept_is_noticed(
     case = play(tmp_path, "lossy-wire")
     assert case.outcome == "failed", "FINISHED is refused for the holes"
     assert case.oracles["ack-means-kept"] == "broken"
+
+
+def test_a_server_that_keeps_the_last_frame_of_each_batch_in_its_pocket_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the time of some batches: an ack needs as long to reach who looks."""
+    pocket: list[tuple[int, NDArray[np.uint8]]] = []
+    write, finish = FileStore.write, FileStore.finish
+
+    def empty(store: FileStore, down_to: int = 0) -> None:
+        while len(pocket) > down_to:
+            offset, row = pocket.pop(0)
+            write(store, offset, [row])
+
+    def all_but_one(store: FileStore, offset: int, blocks: Sequence[NDArray[np.uint8]]) -> None:
+        empty(store, 8)
+        end = offset + sum(block.size for block in blocks)
+        pocket.append((end - blocks[-1].shape[1], blocks[-1][-1:].copy()))
+        write(store, offset, [*blocks[:-1], blocks[-1][:-1]])
+
+    def empty_and_finish(store: FileStore, *arguments: Any) -> str:
+        empty(store)
+        return finish(store, *arguments)
+
+    monkeypatch.setattr(FileStore, "write", all_but_one)
+    monkeypatch.setattr(FileStore, "finish", empty_and_finish)
+    case = play(tmp_path)
+    assert case.outcome == "complete", "in the end all is well"
+    assert case.oracles["ack-means-kept"] == "broken"
+
+
+def test_a_server_that_acknowledges_what_was_never_sent_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = Sack.pack
+    monkeypatch.setattr(Sack, "pack", lambda sack: pack(Sack(sack.next + 1, sack.ranges)))
+    case = play(tmp_path)
+    assert case.outcome == "failed"
+    assert case.oracles["server-safety"] == "broken", "and not only the client's bad luck"
+    assert "never sent" in case.oracle_reasons["server-safety"]
+
+
+@pytest.mark.parametrize("kind", list(MessageType)[1:4])
+def test_a_server_that_is_deaf_to_late_copies_of_one_kind_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: MessageType
+) -> None:
+    """A selective ack of any other message would cover them."""
+    monkeypatch.delitem(RULES, (State.COMPLETE, kind))
+    case = play(tmp_path)
+    assert case.outcome == "complete"
+    assert case.oracles["idempotence"] == "broken"
 
 
 def test_a_server_that_is_deaf_once_it_has_finished_is_noticed(

@@ -209,6 +209,11 @@ IMPOSSIBLE: list[tuple[str, str, str]] = [
         "no ack frame ever travels to-server",
     ),
     ("a CPU too far", "[machine]\ncpus = 2\npanic_cpu = 2\n" + CASE, "no such CPU"),
+    (
+        "selective acks for a stock client",
+        CASE.replace("netdump2", "freebsd-14") + "client = { selective_acks = true }\n",
+        "the stock clients' bitmap can't take them",
+    ),
     ("steps of idleness", "[machine]\npanic_at = 3\n" + CASE, "a machine at idle has no steps"),
     (
         "no work to panic in",

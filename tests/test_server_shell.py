@@ -327,6 +327,19 @@ def test_acks_are_a_datagram_each_in_order(
     assert sender.lost == 0
 
 
+def test_a_selective_ack_is_one_datagram_of_its_own(tmp_path: Path) -> None:
+    """Cut into words of four octets it would be stock acks of messages that nobody has sent."""
+    with serving(tmp_path) as process, Client(process.address) as client:
+        client.sock.sendto(herald(100, offer=0x4E443201), client.server)
+        ack, client.peer = client.sock.recvfrom(100)
+        assert ack.hex(" ", 4) == "4e443201 00000065"
+        parts = frames(IMAGE, 101)
+        client.send(*parts[:40])
+        while client.sock.recv(100).hex(" ", 4) != "4e443201 0000008d":
+            pass
+        assert client.silence()
+
+
 def test_an_ack_of_another_size_is_one_datagram(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
