@@ -311,7 +311,8 @@ class SlidingWindow:
 
     def _probe(self, kind: MessageType) -> None:
         unacked = np.flatnonzero(~self._flying["acked"])
-        self._link.probes(self._resend(kind, unacked[-1:]))
+        if unacked.size:
+            self._link.probes(self._resend(kind, unacked[-1:]))
 
     def _send_again(self, kind: MessageType, which: NDArray[np.intp], why: str) -> None:
         flying = self._flying
