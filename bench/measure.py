@@ -116,7 +116,7 @@ CONTESTANTS: Final = (
 )
 
 
-#: How often a run has the dump's size in memory: the machine, the truth, the server's file.
+#: Dump sizes of memory that a run takes: the machine, the truth, the server's file; one to spare.
 WARM: Final = 4
 #: What --only has to be part of for the guest's takeover to be measured.
 GUEST: Final = "qemu linux guest"

@@ -64,7 +64,8 @@ ARENA: Final = 8 << 20
 SINK_BATCH: Final = WINDOW
 SINK_PORT: Final = 9999
 _PROFILE: Final = replace(PROFILES["netdump2"], window_frames=WINDOW)
-#: How often a round has the size of a dump in new memory: the file, QMP's dump, the sink's queue.
+#: Dump sizes of memory that a round takes: the file, QMP's dump, the sink's queue, whose frames are
+#: nearly twice as large in the kernel; and some to spare.
 WARM: Final = 6
 _SINK_BUFFER: Final = 256 << 20
 _SINK_STARTS_S: Final = 20.0

@@ -65,10 +65,13 @@ class Frames:
         """The frames that a mask, an index array (repeats allowed) or a slice picks. Not copied if
         a slice does, or a mask that is true throughout.
         """
-        if not isinstance(which, slice) and which.dtype == np.bool_:
-            whole = which.shape == self.lengths.shape  # else numpy shall complain
-            if whole and which.all():
-                return self
+        if (
+            not isinstance(which, slice)
+            and which.dtype == np.bool_
+            and len(which) == len(self)  # of any other length numpy complains
+            and which.all()
+        ):
+            return self
         return Frames(self.data[which], self.lengths[which], self.time_ns[which])
 
     def at(self, time_ns: int | NDArray[np.int64]) -> Frames:

@@ -164,7 +164,9 @@ class AckSender:
                 self.segments = False
 
     def send(self, sock: socket.socket, acks: NDArray[np.uint8]) -> None:
-        """``acks``: uint8 (m, octets), in order; all but stock ones through a socket of its own."""
+        """``acks``: uint8 (m, octets), in order. Through a socket that was prepared, stock acks
+        alone.
+        """
         width = acks.shape[1]
         octets = np.ascontiguousarray(acks).tobytes()
         at = 0
@@ -184,7 +186,7 @@ class AckSender:
                 if step == width or error.errno not in _SEGMENT_REFUSALS:
                     break
                 self._give_up_segments(sock)
-        self.lost += -(-(len(octets) - at) // max(width, 1))
+        self.lost += (len(octets) - at) // width
 
     def _give_up_segments(self, sock: socket.socket) -> None:
         """This kernel, or the device below, won't segment: a datagram a call from now on."""

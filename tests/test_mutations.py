@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,9 @@ def test_a_server_that_is_deaf_to_late_copies_of_one_kind_is_noticed(
     case = play(tmp_path)
     assert case.outcome == "complete"
     assert case.oracles["idempotence"] == "broken"
+    told = re.match(r"([0-9]+) of ([0-9]+) messages", case.oracle_reasons["idempotence"])
+    assert told is not None
+    assert 1 <= int(told[1]) < int(told[2]) < 20, "those that were sent again, and no others"
 
 
 def test_a_server_that_is_deaf_once_it_has_finished_is_noticed(

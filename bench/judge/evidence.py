@@ -61,13 +61,11 @@ def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected:
     if stage.server is not None and any(name.endswith(".last") for name in before):
         descriptors = stage.server.fd_count()
         sample = watch.sample()
-        unanswered = _say_again(stage, watch, sample)
+        seen.replayed, seen.replay_unanswered = _say_again(stage, watch, sample)
         leaked = stage.server.fd_count() - descriptors
         if leaked > _DESCRIPTORS:
             stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
         after = _settled(stage)
-        seen.replayed = len(sample)
-        seen.replay_unanswered = unanswered
         seen.replay_changed = sorted(
             name for name in before | after if before.get(name) != after.get(name)
         )
@@ -75,20 +73,22 @@ def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected:
     return seen
 
 
-def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> int:
-    """Send messages to the server once more, a HERALD many times; how many of them were not
-    acknowledged.
+def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> tuple[int, int]:
+    """Send messages to the server once more, a HERALD many times; how many messages those were,
+    and how many of them were not acknowledged.
 
     A selective ack answers for all that came before it too. So there some of them are sent one by
     one, each when the one before has been answered; that one's answer can be for nothing else.
     """
-    herald, *others = sample.items()
-    parts = [[herald] * _HERALDS]  # an impatient client's have cost servers a descriptor each
+    messages = list(sample.items())
+    heralds, others = messages[:1], messages[1:]
     if watch.selective:
-        parts += [[one] for one in [*others[:-_LAST:_EVERY], *others[-_LAST:]]]
+        parts = [[one] for one in [*others[:-_LAST:_EVERY], *others[-_LAST:]]]
     else:
-        parts.append(others)
-    return sum(_unanswered(stage, watch, part) for part in parts if part)
+        parts = [others]
+    parts.insert(0, heralds * _HERALDS)  # an impatient client's have cost a descriptor each
+    unanswered = sum(_unanswered(stage, watch, part) for part in parts if part)
+    return len(heralds) + sum(map(len, parts[1:])), unanswered
 
 
 def _unanswered(stage: Stage, watch: WireWatch, messages: list[tuple[int, bytes]]) -> int:

@@ -51,7 +51,8 @@ class WireWatch:
         self.never_sent = 0
         """Acks from the server that named a message which nobody had sent."""
         self._unsent: int | None = None  # the seqno after the last one that was sent
-        self._selective = False
+        self.selective = False
+        """Whether the server has acknowledged selectively."""
         self._open: list[NDArray[np.int64]] = []  # sent, and not yet settled by a selective ack
 
     def observe(self, direction: Direction, frames: Frames, _notes: Mapping[int, str]) -> None:
@@ -91,6 +92,7 @@ class WireWatch:
 
     def _observe_acks(self, frames: Frames) -> None:
         acks, claims = self._acks_in(frames)
+        self.selective |= bool(claims)
         for claim in claims:
             acks = np.concatenate([acks, self._settle(claim)])
         if self._unsent is not None:
@@ -114,11 +116,6 @@ class WireWatch:
         rest = np.array(sorted(seqnos - found), np.int64)
         return found.union(*(rest[_covered(rest, claim)].tolist() for claim in claims))
 
-    @property
-    def selective(self) -> bool:
-        """Has the server acknowledged selectively?"""
-        return self._selective
-
     def _acks_in(self, frames: Frames) -> tuple[NDArray[np.int64], list[Claim]]:
         """The seqnos, int64, that the server's stock acks in a batch name, in order; and what its
         selective acks claim.
@@ -137,7 +134,6 @@ class WireWatch:
         for row in np.flatnonzero(said & ~stock).tolist():
             end = _UDP_PAYLOAD - 8 + int(length[row])
             claims += _claims(data[row, _UDP_PAYLOAD:end].tobytes())
-        self._selective |= bool(claims)
         return seqnos, claims
 
     def acknowledged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -14,7 +14,8 @@ It does what a Linux host does with frames, and nothing that a Linux host would 
 * a HERALD's ack comes from a new socket, connected to that client.
 
 Time is what ``pump`` is told. Frames are worked on at the moment they arrived, so it does not
-matter how often it is called, only that it is called before anybody looks for an answer.
+matter how often it is called, only that it is called before anybody looks for an answer; but for
+how many of them a selective ack stands, as with a real server that finds more or fewer waiting.
 """
 
 from __future__ import annotations
