@@ -30,7 +30,7 @@ from bench.judge.watch import WireWatch
 from bench.progress import Progress
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
 from bench.scenario.combinations import playable
-from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, Stages
+from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, set_stage
 from bench.story.synthetic import NoSuchStep, SyntheticStory
 from bench.story.told import Story, Tell, Told
 from bench.verdict import (
@@ -67,26 +67,25 @@ def run_scenario(
 ) -> RunResult:
     """Play all runs; what they leave is in ``run_folder``, which exists."""
     result = RunResult(scenario.name, tier, why_this_tier, seed)
-    with Stages(tier) as stages:
-        runs: list[ResolvedCase] = []
-        for case in expand_cases(scenario):
-            if not playable(case, tier):
-                says = f"'{case.group}': its Linux guest needs tier qemu"
-                result.not_played += [] if says in result.not_played else [says]
-                continue
-            with _impossible(scenario, case):
-                runs += _every(case, seed, run_folder)
-        progress.cases(len(runs))
-        held = 0
-        for run in runs:
-            folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
-            folder.mkdir(parents=True, exist_ok=True)
-            with _impossible(scenario, run):
-                result.cases.append(_played(run, seed, folder, stages, progress))
-            held += run.machine.memory
-            if held >= _COLLECT_AT:
-                gc.collect()
-                held = 0
+    runs: list[ResolvedCase] = []
+    for case in expand_cases(scenario):
+        if not playable(case, tier):
+            says = f"'{case.group}': its Linux guest needs tier qemu"
+            result.not_played += [] if says in result.not_played else [says]
+            continue
+        with _impossible(scenario, case):
+            runs += _every(tier, case, seed, run_folder)
+    progress.cases(len(runs))
+    held = 0
+    for run in runs:
+        folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with _impossible(scenario, run):
+            result.cases.append(_played(tier, run, seed, folder, progress))
+        held += run.machine.memory
+        if held >= _COLLECT_AT:
+            gc.collect()
+            held = 0
     return result
 
 
@@ -99,11 +98,11 @@ def _impossible(scenario: Scenario, case: ResolvedCase) -> Iterator[None]:
         raise BadInput(f"{scenario.file}: case {case.group}: {error}") from None
 
 
-def _every(case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
-    """The runs of a sweep over every step: one is played dry to count them."""
+def _every(tier: str, case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
+    """The runs of a sweep over every step: one is played dry, on the same tier, to count them."""
     if case.sweep_over is None or case.sweep_value is not None:
         return [case]
-    with Stages("sim") as stages, stages.set(case, seed, folder / "dry", _nobody) as stage:
+    with set_stage(tier, case, seed, folder / "dry", _nobody) as stage:
         steps = SyntheticStory(case, stage, seed, _silent).count_steps()
     shutil.rmtree(folder / "dry")
     return with_values(case, range(steps))
@@ -124,11 +123,11 @@ def _silent(_kind: str, **_fields: object) -> None: ...
 
 
 def _played(
-    run: ResolvedCase, seed: int, folder: Path, stages: Stages, progress: Progress
+    tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progress
 ) -> CaseResult:
     """One run; if QEMU or its guest breaks down, that costs this run, and none of the others."""
     try:
-        return _run(run, seed, folder, stages, progress)
+        return _run(tier, run, seed, folder, progress)
     except QemuError as error:
         return CaseResult(
             name=run.name,
@@ -144,9 +143,7 @@ def _played(
         )
 
 
-def _run(
-    run: ResolvedCase, seed: int, folder: Path, stages: Stages, progress: Progress
-) -> CaseResult:
+def _run(tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progress) -> CaseResult:
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
     overheard = NetconsoleWatch() if run.machine.netconsole else None
@@ -164,7 +161,7 @@ def _run(
                     disk.look()
                 progress.sent(watch.data_bytes)
 
-        with stages.set(run, seed, folder, observe) as stage:
+        with set_stage(tier, run, seed, folder, observe) as stage:
 
             def tell(kind: str, **fields: object) -> None:
                 events.emit(kind, stage.clock.now_ns(), **fields)

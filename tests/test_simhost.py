@@ -122,6 +122,15 @@ def test_arp_is_answered_for_the_host_alone() -> None:
     assert segment.say(wf.arp_request("198.18.0.99")) == []
 
 
+def test_arp_that_lies_about_its_lengths_is_counted_and_harms_nobody() -> None:
+    segment = Segment()
+    lies = bytearray(wf.arp_request())
+    lies[18] = 99
+    assert segment.say(bytes(lies)) == []
+    assert dict(segment.host.counts.refused) == {"arp-length": 1}
+    assert len(segment.say(wf.arp_request())) == 1
+
+
 def test_behind_a_gateway_the_servers_own_address_does_not_answer_arp() -> None:
     segment = Segment(ip="198.19.0.1", gateway_ip="198.18.0.254")
     segment.host.listen(segment.core)

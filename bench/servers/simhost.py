@@ -34,7 +34,7 @@ from bench.wire.contracts import MINIMUM_FRAME, Wire
 from bench.wire.kinds import leading_words
 from bench.wire.memory import serve_in_turn
 from netdump import arp
-from netdump.errors import MalformedMessage
+from netdump.errors import MalformedArp
 from netdump.inet import (
     BROADCAST,
     UDP,
@@ -210,7 +210,7 @@ class SimHost:
     def _hear_arp(self, frame: bytes, now_ns: int) -> None:
         try:
             packet = arp.parse(frame)
-        except MalformedMessage as error:
+        except MalformedArp as error:
             self.counts.refused[error.reason] += 1
             return
         to_us = packet.destination in (self.config.mac, BROADCAST)

@@ -4,9 +4,10 @@ A stage is a clock, the machine's end of a wire, and a server at the other end o
 ``qemu`` have the real thing: a TAP in a network namespace of its own, and the server as a process;
 ``sim`` is a link and a host in memory, in virtual time.
 
-The namespace and its TAP are kept by ``Stages`` and used by all runs of a scenario that ask for
-the same. Each run has a server and a dump folder of its own, and at its end the server is
-*killed*: what the run left on the disk is what a server that dies leaves.
+Each run has a stage of its own, and nothing of one run reaches the next: namespace, TAP, server and
+dump folder are made for it and go with it. (A namespace remembers: the kernel keeps neighbours,
+frames that wait for one, and the credit of its ICMP errors.) At the run's end the server is
+*killed*: what is left on the disk then is what a server that dies leaves.
 
     machine's NIC - LatePeer - Bystanders - Faults - wire - host - server
                     (each reports the frames that it adds, or breaks, to the observers)
@@ -18,9 +19,9 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from bench.clock import Clock, RealClock, VirtualClock
 from bench.scenario.schema import ResolvedCase
@@ -28,6 +29,7 @@ from bench.servers import DumpServer
 from bench.servers.inprocess import InProcessServer
 from bench.servers.process import ServerProcess
 from bench.servers.simhost import HostConfig, SimHost
+from bench.wire.answering import AnswersArp
 from bench.wire.bystanders import Bystanders, Trick
 from bench.wire.contracts import Observer, Wire
 from bench.wire.faults import Faults, Rule
@@ -54,8 +56,9 @@ SIM_SOCKET_FRAMES: Final = 4096
 #: What a server needs for a datagram, taken from the real one on a slow day.
 SIM_SERVICE_NS: Final = 2_000
 #: The longest that a server may take for a few dozen messages, besides the way there and back, and
-#: how often its answers are looked for. A real one may have to wait for its turn on a busy machine.
-SETTLE_US: Final = {"sim": 400_000, "tap": 8_000_000, "qemu": 8_000_000}
+#: how often its answers are looked for. A real one may have to wait for its turn on a busy machine,
+#: and FreeBSD's client would give it 12 s.
+SETTLE_US: Final = {"sim": 400_000, "tap": 30_000_000, "qemu": 30_000_000}
 SETTLE_TURN_US: Final = 10_000
 
 
@@ -102,161 +105,150 @@ class Stage:
         return found
 
     def play_again(self, frames: list[bytes], enough: Callable[[Frames], bool]) -> Frames:
-        """Send frames to the server outside the story; what came back until it was enough."""
-        self.bare_wire.send(Frames.of(frames, self.clock.now_ns()))
+        """Send frames to the server outside the story; what came back until it was enough.
+
+        The client has ended, and the host may have forgotten its MAC: who speaks in its name also
+        answers ARP in its name.
+        """
+        wire = AnswersArp(self.bare_wire, CLIENT_MAC, IPv4Address(CLIENT_IP).packed)
+        wire.send(Frames.of(frames, self.clock.now_ns()))
         heard: list[Frames] = []
         for _ in range(self.settle_us // SETTLE_TURN_US):
             self.clock.delay_us(SETTLE_TURN_US)
             self.far_end(self.clock.now_ns())
-            heard.append(self.bare_wire.receive())
+            heard.append(wire.receive())
             if enough(Frames.concat(heard)):
                 break
         return Frames.concat(heard)
 
 
-class Stages:
-    """Makes stages, and takes down at the end what they shared. A context manager."""
+@contextmanager
+def set_stage(
+    tier: str, case: ResolvedCase, seed: int, folder: Path, observer: Observer
+) -> Iterator[Stage]:
+    """The stage of one run; it is taken down at the end, whatever happens.
 
-    def __init__(self, tier: str) -> None:
-        self._tier = tier
-        self._stack = ExitStack()
-        self._clock = RealClock()
-        self._segments: dict[Segment, tuple[NetNamespace, TapWire]] = {}
+    ``folder`` gets ``dumps/`` and, but for ``sim``, the server's log. ``observer`` sees every
+    frame once, before any fault.
+    """
+    dumpdir = folder / "dumps"
+    dumpdir.mkdir(parents=True)
+    with ExitStack() as closing:
+        setter = _sim if tier == "sim" else _tap
+        yield setter(tier, case, seed, dumpdir, observer, closing)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+def _sim(
+    tier: str,
+    case: ResolvedCase,
+    seed: int,
+    dumpdir: Path,
+    observer: Observer,
+    closing: ExitStack,
+) -> Stage:
+    clock = VirtualClock()
+    link = MemoryLink(clock, latency_ns=case.network.latency_us * 1000, bits_per_second=0)
+    server_ip, gateway_ip = _addresses(case)
+    config = HostConfig(
+        ip=server_ip,
+        mac=HOST_MAC,
+        gateway_ip=gateway_ip,
+        service_ns=SIM_SERVICE_NS,
+        socket_frames=SIM_SOCKET_FRAMES,
+    )
+    host = SimHost(link.host_end, config)
+    server: InProcessServer | None = None
+    if case.server.present:
+        server = InProcessServer(host, dumpdir, config=_server_config(case), fsync="none")
+        closing.callback(server.kill)
+        server.start()
+    stage = _stage(tier, case, seed, dumpdir, observer, closing, clock, link.machine_end, server)
 
-    @contextmanager
-    def set(
-        self, case: ResolvedCase, seed: int, folder: Path, observer: Observer
-    ) -> Iterator[Stage]:
-        """A stage for one run; its server is killed at the end, whatever happens.
-
-        ``folder`` gets ``dumps/`` and, but for ``sim``, the server's log. ``observer`` sees every
-        frame once, before any fault.
-        """
-        dumpdir = folder / "dumps"
-        dumpdir.mkdir(parents=True)
-        if self._tier == "sim":
-            stage = self._sim(case, seed, dumpdir, observer)
-        else:
-            stage = self._tap(case, seed, dumpdir, observer)
+    def far_end(now_ns: int) -> None:
         try:
-            yield stage
-        finally:
-            try:
-                stage.closing.close()
-            finally:
-                if stage.server is not None:
-                    stage.server.kill()
+            host.pump(now_ns)
+        except Exception as error:  # whatever it is, it is what the oracle looks for
+            stage.trouble.append(f"the server raised {type(error).__name__}: {error}")
+            host.hang_up()
 
-    def _sim(self, case: ResolvedCase, seed: int, dumpdir: Path, observer: Observer) -> Stage:
-        clock = VirtualClock()
-        link = MemoryLink(clock, latency_ns=case.network.latency_us * 1000, bits_per_second=0)
-        server_ip, gateway_ip = _addresses(case)
-        config = HostConfig(
-            ip=server_ip,
-            mac=HOST_MAC,
-            gateway_ip=gateway_ip,
-            service_ns=SIM_SERVICE_NS,
-            socket_frames=SIM_SOCKET_FRAMES,
+    stage.far_end = far_end
+    return stage
+
+
+def _tap(
+    tier: str,
+    case: ResolvedCase,
+    seed: int,
+    dumpdir: Path,
+    observer: Observer,
+    closing: ExitStack,
+) -> Stage:
+    server_ip, gateway_ip = _addresses(case)
+    segment = Segment(
+        server_ip=server_ip, gateway_ip=gateway_ip, mac=HOST_MAC.hex(":"), mtu=case.nic.mtu
+    )
+    clock = RealClock()
+    namespace = closing.enter_context(NetNamespace())
+    tap = TapWire.open(namespace, segment, clock)
+    closing.callback(tap.close)
+    server: ServerProcess | None = None
+    if case.server.present:
+        server = ServerProcess(
+            namespace,
+            dumpdir,
+            dumpdir.parent / "server.log",
+            bind=server_ip,
+            options=_server_options(case),
         )
-        host = SimHost(link.host_end, config)
-        server: InProcessServer | None = None
-        if case.server.present:
-            server = InProcessServer(host, dumpdir, config=_server_config(case), fsync="none")
-            server.start()
-        stage = self._stage(case, seed, dumpdir, observer, clock, link.machine_end, server)
+        closing.callback(server.kill)
+        server.start()
+    stage = _stage(tier, case, seed, dumpdir, observer, closing, clock, tap, server)
+    stage.listen = lambda port: namespace.run(_listen, server_ip, port)
+    return stage
 
-        def far_end(now_ns: int) -> None:
-            try:
-                host.pump(now_ns)
-            except Exception as error:  # whatever it is, it is what the oracle looks for
-                stage.trouble.append(f"the server raised {type(error).__name__}: {error}")
-                host.hang_up()
 
-        stage.far_end = far_end
-        return stage
-
-    def _tap(self, case: ResolvedCase, seed: int, dumpdir: Path, observer: Observer) -> Stage:
-        server_ip, gateway_ip = _addresses(case)
-        segment = Segment(
-            server_ip=server_ip, gateway_ip=gateway_ip, mac=HOST_MAC.hex(":"), mtu=case.nic.mtu
+def _stage(
+    tier: str,
+    case: ResolvedCase,
+    seed: int,
+    dumpdir: Path,
+    observer: Observer,
+    closing: ExitStack,
+    clock: Clock,
+    bare_wire: Wire,
+    server: DumpServer | None,
+) -> Stage:
+    rules = [
+        Rule(
+            action=fault.does,
+            direction=fault.direction,
+            kind=fault.kind,
+            probability=fault.chance,
+            index=fault.index,
         )
-        namespace, tap = self._plug(segment)
-        server: ServerProcess | None = None
-        if case.server.present:
-            server = ServerProcess(
-                namespace,
-                dumpdir,
-                dumpdir.parent / "server.log",
-                bind=server_ip,
-                options=_server_options(case),
-            )
-            server.start()
-        _drain(tap)
-        stage = self._stage(case, seed, dumpdir, observer, self._clock, tap, server)
-        stage.listen = lambda port: namespace.run(_listen, server_ip, port)
-        return stage
-
-    def _plug(self, segment: Segment) -> tuple[NetNamespace, TapWire]:
-        """The namespace and the TAP of a segment; made once."""
-        if segment not in self._segments:
-            namespace = self._stack.enter_context(NetNamespace())
-            tap = TapWire.open(namespace, segment, self._clock)
-            self._stack.callback(tap.close)
-            self._segments[segment] = namespace, tap
-        return self._segments[segment]
-
-    def _stage(
-        self,
-        case: ResolvedCase,
-        seed: int,
-        dumpdir: Path,
-        observer: Observer,
-        clock: Clock,
-        bare_wire: Wire,
-        server: DumpServer | None,
-    ) -> Stage:
-        rules = [
-            Rule(
-                action=fault.does,
-                direction=fault.direction,
-                kind=fault.kind,
-                probability=fault.chance,
-                index=fault.index,
-            )
-            for fault in case.wire.fault
-        ]
-        tricks = [Trick(bystander.sends, bystander.every) for bystander in case.wire.bystander]
-        faults = Faults(bare_wire, rules, seed=seed, clock=clock, observer=observer)
-        bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
-        server_ip, gateway_ip = _addresses(case)
-        return Stage(
-            tier=self._tier,
-            clock=clock,
-            wire=LatePeer(bystanders, clock=clock, observer=observer),
-            bare_wire=bare_wire,
-            far_end=_nothing,
-            server=server,
-            dumpdir=dumpdir,
-            server_ip=server_ip,
-            gateway_ip=gateway_ip,
-            deadline_ns=clock.now_ns() + BUDGET_NS[self._tier],
-            settle_us=SETTLE_US[self._tier] + 4 * case.network.latency_us,
-            faults=faults,
-            bystanders=bystanders,
-            folder=dumpdir.parent,
-            closing=ExitStack(),
-        )
+        for fault in case.wire.fault
+    ]
+    tricks = [Trick(bystander.sends, bystander.every) for bystander in case.wire.bystander]
+    faults = Faults(bare_wire, rules, seed=seed, clock=clock, observer=observer)
+    bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
+    server_ip, gateway_ip = _addresses(case)
+    return Stage(
+        tier=tier,
+        clock=clock,
+        wire=LatePeer(bystanders, clock=clock, observer=observer),
+        bare_wire=bare_wire,
+        far_end=_nothing,
+        server=server,
+        dumpdir=dumpdir,
+        server_ip=server_ip,
+        gateway_ip=gateway_ip,
+        deadline_ns=clock.now_ns() + BUDGET_NS[tier],
+        settle_us=SETTLE_US[tier] + 4 * case.network.latency_us,
+        faults=faults,
+        bystanders=bystanders,
+        folder=dumpdir.parent,
+        closing=closing,
+    )
 
 
 def _nothing(_now_ns: int) -> None:
@@ -295,10 +287,3 @@ def _listen(address: str, port: int) -> socket.socket:
     listener.bind((address, port))
     listener.setblocking(False)
     return listener
-
-
-def _drain(wire: Wire) -> None:
-    """Forget what an earlier run's server still had to say; bounded."""
-    for _ in range(64):
-        if not len(wire.receive()):
-            return
