@@ -1,4 +1,4 @@
-"""A run is a world of its own: what one leaves in a kernel never reaches the next, or its verdict."""
+"""A run is a world of its own: what it leaves in a kernel reaches neither the next nor a verdict."""
 
 from __future__ import annotations
 

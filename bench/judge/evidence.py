@@ -87,8 +87,13 @@ def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> t
     else:
         parts = [others]
     parts.insert(0, heralds * _HERALDS)  # an impatient client's have cost a descriptor each
-    unanswered = sum(_unanswered(stage, watch, part) for part in parts if part)
-    return len(heralds) + sum(map(len, parts[1:])), unanswered
+    said = unanswered = 0
+    for part in parts:
+        said += len(dict(part))
+        unanswered = _unanswered(stage, watch, part) if part else 0
+        if unanswered:
+            break  # one is enough for a ruling, and each costs a long wait
+    return said, unanswered
 
 
 def _unanswered(stage: Stage, watch: WireWatch, messages: list[tuple[int, bytes]]) -> int:
