@@ -1,12 +1,15 @@
 """QEMU's NIC, as the board knows devices: registers on one side, a PHY on the other.
 
 Registers are reached over qtest, descriptors and buffers lie in the RAM that QEMU shares with us,
-and its cable is a stream (``wire/stream``). Two things differ from our own model:
+and its cable is a stream (``wire/stream``). Three things differ from our own model:
 
 * It has a thread of its own. What a doorbell sends has left when a register has been read after it;
   a frame that we give it arrives a little later. ``settle`` waits until it has.
 * Its interrupt line is looked at, not heard: PCI's Interrupt Status tells its level. That is done
   when the wire gets its turn, and after an access that may change it.
+* After one interrupt it holds the next back for 128 us or more of its own time (hw/net/e1000.c,
+  set_interrupt_cause), and that goes on only while QEMU gets the CPU. ``await_interrupt`` waits
+  until a cause has reached the line, so that a driver takes the same steps in each run.
 """
 
 from __future__ import annotations
@@ -36,7 +39,11 @@ INTEL: Final = 0x8086
 DEVICE_IDS: Final = {"e1000": 0x100E}
 #: The longest that QEMU is given to take a frame. A NIC that can't receive never takes it.
 SETTLE_S: Final = 0.2
+#: The same where it can receive, and will: as long as a hang.
+LIVE_SETTLE_S: Final = 60.0
+_TURN_S: Final = 0.0002
 _STATUS: Final = int(Reg.STATUS)
+_ICS, _IMS = int(Reg.ICS), int(Reg.IMS)
 _INTERRUPT_REGISTERS: Final = frozenset(map(int, (Reg.ICR, Reg.ICS, Reg.IMS, Reg.IMC)))
 #: Base and length of each ring, receive first.
 _RINGS: Final = tuple(
@@ -128,17 +135,33 @@ class QemuNic:
             found += [(address, address + size) for address in addresses if address]
         return found
 
-    def settle(self) -> bool:
+    def await_interrupt(self) -> None:
+        """Wait until the line is up, if there is a cause that is not masked.
+
+        QEMU's ICS can be read: the causes, which a read of ICR would clear.
+
+        Raises:
+            QemuError: it stays down.
+        """
+        read = self._function.read32
+        deadline = time.monotonic() + LIVE_SETTLE_S
+        while read(_ICS) & read(_IMS) and not self._function.interrupt_pending():
+            if time.monotonic() > deadline:
+                raise QemuError(f"QEMU's NIC raised no interrupt in {LIVE_SETTLE_S:g} s")
+            time.sleep(_TURN_S)
+        self._look_at_the_line()
+
+    def settle(self, at_most_s: float = SETTLE_S) -> bool:
         """Wait until what it was given is in memory, or dropped; False if it still waits."""
         wire = self._wire
         assert wire is not None, "there is a cable"
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + at_most_s
         for prepare in (wire.flush, wire.knock):
             prepare()
             while wire.flush() or _unread(wire.fileno()):
                 if time.monotonic() > deadline:
                     return False
-                time.sleep(0.0002)
+                time.sleep(_TURN_S)
         self._function.read32(_STATUS)  # QEMU does one thing at a time: now it has done that one
         return True
 

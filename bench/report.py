@@ -142,6 +142,7 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     if case.outcome == BROKE_DOWN:
         return
     yield Paragraph("sent", _sent(case, tier))
+    yield from _disturbed([case], tier)
     yield from _wire([case])
     yield from _refused(case.refused)
     yield from _swallowed(case)
@@ -186,6 +187,17 @@ def _on_the_wire(frames: int, again: int) -> str:
     return f"{_count(frames, 'frame')} on the wire" + (
         f", {again:,} of them sent again" * bool(again)
     )
+
+
+def _disturbed(cases: list[CaseResult], tier: str) -> Iterator[Paragraph]:
+    """A run in real time whose bench was kept from the CPU: what is slow may be slow for that."""
+    disturbed = [case for case in cases if case.paused_s and tier != "sim"]
+    if disturbed:
+        longest = max(case.longest_pause_s for case in disturbed)
+        runs = f"{len(disturbed)} of {len(cases)} runs: " * (len(cases) > 1)
+        what = f"{runs}the bench did not get the CPU for {longest:.1f} s at once,"
+        what += f" {sum(case.paused_s for case in disturbed):.1f} s in all. Rates and times mean"
+        yield Paragraph("disturbed", f"{what} little here.", "yellow")
 
 
 def _wire(cases: Iterable[CaseResult]) -> Iterator[Paragraph]:
@@ -307,6 +319,7 @@ def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
     frames, again = sum(r.frames for r in runs), sum(r.retransmissions for r in runs)
     size = f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all"
     yield Paragraph("sent", f"{size}, {_on_the_wire(frames, again)}.")
+    yield from _disturbed(runs, tier)
     yield from _wire(runs)
     example = next((run for run in runs if run.first_difference or run.holes), None)
     if example is not None:

@@ -19,6 +19,7 @@ from typing import Final
 from bench.capture.pcapng import PcapngWriter
 from bench.errors import BadInput
 from bench.events import EventLog
+from bench.heartbeat import Heartbeat
 from bench.judge.compare import Comparison
 from bench.judge.evidence import expected_dump, gather, read_disk
 from bench.judge.expect import unmet
@@ -68,20 +69,27 @@ def run_scenario(
     """Play all runs; what they leave is in ``run_folder``, which exists."""
     result = RunResult(scenario.name, tier, why_this_tier, seed)
     runs: list[ResolvedCase] = []
+    counted: set[str] = set()
     for case in expand_cases(scenario):
         if not playable(case, tier):
             says = f"'{case.group}': its Linux guest needs tier qemu"
             result.not_played += [] if says in result.not_played else [says]
             continue
+        if case.sweep_over is None or case.sweep_value is not None:
+            runs.append(case)
+            continue
         with _impossible(scenario, case):
-            runs += _every(tier, case, seed, run_folder)
+            every = _every(tier, case, seed, run_folder)
+        runs += every
+        counted |= {run.name for run in every}
     progress.cases(len(runs))
     held = 0
     for run in runs:
         folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
         folder.mkdir(parents=True, exist_ok=True)
         with _impossible(scenario, run):
-            result.cases.append(_played(tier, run, seed, folder, progress))
+            played = _played(tier, run, seed, folder, progress, counted=run.name in counted)
+        result.cases.append(played)
         held += run.machine.memory
         if held >= _COLLECT_AT:
             gc.collect()
@@ -100,8 +108,6 @@ def _impossible(scenario: Scenario, case: ResolvedCase) -> Iterator[None]:
 
 def _every(tier: str, case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
     """The runs of a sweep over every step: one is played dry, on the same tier, to count them."""
-    if case.sweep_over is None or case.sweep_value is not None:
-        return [case]
     with set_stage(tier, case, seed, folder / "dry", _nobody) as stage:
         steps = SyntheticStory(case, stage, seed, _silent).count_steps()
     shutil.rmtree(folder / "dry")
@@ -123,27 +129,48 @@ def _silent(_kind: str, **_fields: object) -> None: ...
 
 
 def _played(
-    tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progress
+    tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progress, *, counted: bool
 ) -> CaseResult:
-    """One run; if QEMU or its guest breaks down, that costs this run, and none of the others."""
+    """One run; if QEMU or its guest breaks down, that costs this run, and none of the others.
+
+    ``counted``: the step at which the panic strikes was counted here, not written by the user.
+    """
     try:
-        return _run(tier, run, seed, folder, progress)
+        with Heartbeat() as heartbeat:
+            result = _run(tier, run, seed, folder, progress, heartbeat)
+        result.paused_s, result.longest_pause_s = heartbeat.lost_s, heartbeat.longest_s
+        return result
     except QemuError as error:
-        return CaseResult(
-            name=run.name,
-            group=run.group,
-            profile=run.profile,
-            mode=run.nic.mode,
-            outcome=BROKE_DOWN,
-            expected=str(run.expect),
-            met=False,
-            why=str(error).strip().splitlines()[-1],
-            sweep_over=run.sweep_over,
-            sweep_value=run.sweep_value,
-        )
+        return _broke_down(run, str(error).strip().splitlines()[-1])
+    except NoSuchStep as error:
+        if not counted:
+            raise
+        return _broke_down(run, f"its life took another course than when it was counted: {error}")
 
 
-def _run(tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progress) -> CaseResult:
+def _broke_down(run: ResolvedCase, why: str) -> CaseResult:
+    return CaseResult(
+        name=run.name,
+        group=run.group,
+        profile=run.profile,
+        mode=run.nic.mode,
+        outcome=BROKE_DOWN,
+        expected=str(run.expect),
+        met=False,
+        why=why,
+        sweep_over=run.sweep_over,
+        sweep_value=run.sweep_value,
+    )
+
+
+def _run(
+    tier: str,
+    run: ResolvedCase,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    heartbeat: Heartbeat,
+) -> CaseResult:
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
     overheard = NetconsoleWatch() if run.machine.netconsole else None
@@ -186,6 +213,7 @@ def _run(tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progre
                 lost=told.lost,
             )
             evidence = gather(told, stage, watch, disk, expected)
+            evidence.paused_s = 0.0 if tier == "sim" else heartbeat.lost_s
     read_disk(evidence, stage, told)
     if overheard is not None:
         last_words = judge_last_words(told.console, overheard.sent, told.netconsole or [])

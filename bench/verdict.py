@@ -133,6 +133,11 @@ class CaseResult:
     """What became of the last words that a Linux guest sent; None where it sent none."""
     wire: dict[str, int] = field(default_factory=dict)
     """What the wire did to frames: ``{"drop": 3}``."""
+    paused_s: float = 0.0
+    """Time for which the bench did not get the CPU, pauses of a second and more; virtual time
+    takes no notice of it.
+    """
+    longest_pause_s: float = 0.0
     violations: list[str] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     hole_bytes: int = 0
@@ -144,7 +149,8 @@ class CaseResult:
             whole[name] = whole[name][:MAX_LISTED]
         whole["refused"] = dict(sorted(self.refused.items()))
         whole["oracles"] = {o: self.oracles.get(o, "not-applicable") for o in ORACLES}
-        whole["seconds"] = round(self.seconds, 6)
+        for name in ("seconds", "paused_s", "longest_pause_s"):
+            whole[name] = round(whole[name], 6)
         return whole
 
 

@@ -1,4 +1,4 @@
-"""A run is a world of its own: what it leaves in a kernel reaches neither the next nor a verdict."""
+"""A run is a world of its own: what it leaves in a kernel reaches no other run, and no verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import runner
+from bench.judge.evidence import gather
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import Scenario, parse_scenario
@@ -80,13 +80,12 @@ def test_a_host_that_has_forgotten_the_client_can_still_answer_its_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, namespaces: list[NetNamespace]
 ) -> None:
     """The client has ended, and answers no ARP: it is no fault of the server's."""
-    gather = runner.gather
 
     def late(*evidence: Any) -> Any:
         namespaces[-1].run(forget_neighbours)
         return gather(*evidence)
 
-    monkeypatch.setattr(runner, "gather", late)
+    monkeypatch.setattr("bench.runner.gather", late)
     for case in play("tap", tmp_path):
         assert case.met, case.unmet
         assert case.oracles["idempotence"] == "held"

@@ -202,6 +202,37 @@ def test_a_doorbell_of_512_frames_leaves_whole_and_in_order(rig: Rig) -> None:
         assert rig.sent(512) == frames
 
 
+def test_an_interrupt_that_qemu_holds_back_is_waited_for(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time stands still here, as when it does not get the CPU; at the first wait it goes on."""
+    waits: list[float] = []
+
+    def go_on(seconds: float) -> None:
+        waits.append(seconds)
+        rig.vm.monitor.execute("cont")
+
+    def send_one() -> None:
+        rig.queue(some_frames(1))
+        rig.nic.write32(Reg.TDT, rig.tail)
+        rig.nic.transmit(0)
+
+    monkeypatch.setattr("bench.qemu_nic.time.sleep", go_on)
+    rig.vm.monitor.execute("stop")
+    rig.nic.write32(Reg.IMS, int(INT.TXDW))
+    send_one()
+    assert rig.line.up(), "the first one comes at once"
+    rig.nic.read32(Reg.ICR)
+    send_one()
+    assert not rig.line.up(), "the second one is held back"
+    rig.nic.await_interrupt()
+    assert waits
+    assert rig.line.up()
+    rig.nic.read32(Reg.ICR)
+    rig.nic.await_interrupt()
+    assert not rig.line.up(), "there is no cause: nothing is waited for"
+
+
 def test_what_settled_is_in_memory_every_time(rig: Rig) -> None:
     for turn in range(100):
         frames = some_frames(1 + turn % 7, first=turn)

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import BadInput
 from bench.play import play
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import Scenario, list_scenarios, load_scenario, parse_scenario
+from bench.story.synthetic import SyntheticStory
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
 from tests.qemu_rig import children
@@ -290,6 +292,52 @@ def test_64_mib_arrive_byte_for_byte_on_a_tap(tmp_path: Path) -> None:
     assert case.dump_bytes == (64 << 20) + 4096
     (stored,) = Path(result.run_folder).glob("dumps/vmcore.*.0")
     assert stored.stat().st_size == case.dump_bytes
+
+
+SWEEP = """
+[machine]
+memory = "1 MiB"
+load = "light"
+panic_during = "transmit"
+[nic]
+rx_ring = 256
+[[case]]
+profile = "netdump2"
+sweep = { over = "panic-step", values = "every" }
+expect = { outcome = "complete" }
+"""
+
+
+@pytest.mark.tap
+@pytest.mark.usefixtures("leaves_nothing")
+def test_steps_are_counted_on_the_tier_that_plays_and_a_miscount_is_no_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A life that takes another course than when it was counted is the bench's own breakdown."""
+    tiers: list[str] = []
+    count = SyntheticStory.count_steps
+
+    def one_too_many(story: SyntheticStory) -> int:
+        tiers.append(story._stage.tier)
+        return count(story) + 1
+
+    monkeypatch.setattr(SyntheticStory, "count_steps", one_too_many)
+    result = played(made(SWEEP, "tap"), "tap", tmp_path / "runs")
+    *others, last = result.cases
+    assert tiers == ["tap"]
+    assert all(case.met for case in others)
+    assert (last.outcome, result.broke_down) == ("broke-down", True)
+    assert f"no step {last.sweep_value}" in last.why
+
+
+@pytest.mark.tap
+@pytest.mark.usefixtures("leaves_nothing")
+def test_a_step_that_the_user_names_and_the_work_does_not_have_is_bad_input(
+    tmp_path: Path,
+) -> None:
+    scenario = made(SWEEP.replace('"every"', '"17..99"'), "tap")
+    with pytest.raises(BadInput, match=r"transmit has no step [0-9]+: it has"):
+        played(scenario, "tap", tmp_path / "runs")
 
 
 @pytest.mark.tap

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board, Device
-from bench.qemu_nic import QemuNic
+from bench.qemu_nic import LIVE_SETTLE_S, QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
@@ -168,7 +168,7 @@ class SyntheticStory(Story):
 
     def _rounds(self, load: NetworkLoad, rounds: int) -> None:
         for _ in range(rounds):
-            load.run(1, self._board.turn)
+            load.run(1, self._turn)
             self._peer_speaks(load)
             load.interrupt_round()
             self.machine.delay_us(100)
@@ -184,8 +184,14 @@ class SyntheticStory(Story):
         now = self._stage.clock.now_ns()
         self._device.receive(Frames.of(load.peer_frames(FRAMES_A_ROUND), now))
         if self._theirs is not None:
-            self._theirs.settle()
-            self._board.turn()
+            self._theirs.settle(LIVE_SETTLE_S)
+            self._turn()
+
+    def _turn(self) -> None:
+        """The hardware's turn in ordinary life; it is over when its interrupt has come, if any."""
+        self._board.turn()
+        if self._theirs is not None:
+            self._theirs.await_interrupt()
 
     def _work(self, load: NetworkLoad, what: str) -> None:
         if what == "interrupt":
