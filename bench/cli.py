@@ -29,9 +29,11 @@ from bench import doctor
 from bench.errors import BadInput, BenchError, MachineLacks
 from bench.play import MAX_SEED, play, replay
 from bench.progress import Progress, make_progress
-from bench.report import WIDTH, print_verdict
+from bench.repeat import Trial, outcomes, repeat
+from bench.report import WIDTH, print_repeated, print_verdict
 from bench.scenario import (
     PROFILES,
+    Scenario,
     expand_cases,
     list_scenarios,
     load_scenario,
@@ -44,6 +46,7 @@ from bench.verdict import to_text
 PROGRAM: Final = "netdump-bench"
 DEFAULT_SEED: Final = 1
 DEFAULT_RUNS: Final = "runs"
+MAX_REPEAT: Final = 10_000
 INTERRUPTED: Final = 128 + signal.SIGINT
 
 
@@ -159,6 +162,12 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_REPEAT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_REPEAT:,}")
+    return int(text)
+
+
 def _folder(text: str) -> Path:
     if not text:  # a shell variable that was never set
         raise argparse.ArgumentTypeError("is empty: name a folder")
@@ -180,6 +189,10 @@ def _parser() -> _Parser:
     run.add_argument("--tier", metavar="T", help="tap, qemu or sim (default: the most real)")
     run.add_argument("--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="default 1")
     run.add_argument("--profile", metavar="P", help=f"only the cases of {', '.join(PROFILES)}")
+    run.add_argument(
+        "--repeat", type=_count, metavar="N", help="play N runs, with N seeds, and compare them"
+    )
+    run.add_argument("-j", dest="jobs", type=_count, metavar="J", help="... J at a time")
     _output_options(run)
     run.set_defaults(run=_run)
 
@@ -253,6 +266,10 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
                 f" ({', '.join(PROFILES)})"
             )
         scenario = only_profile(scenario, arguments.profile)
+    if arguments.repeat:
+        return _repeat(arguments, scenario)
+    if arguments.jobs:
+        raise BadInput("-j is how many runs of --repeat are played at a time: give --repeat, too")
     with _progress(arguments) as progress:
         result = play(
             scenario,
@@ -270,6 +287,33 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
     if result.broke_down:
         return MachineLacks.status
     return 0 if result.passed else 1
+
+
+def _repeat(arguments: argparse.Namespace, scenario: Scenario) -> int:
+    """Each run is this command again, for one seed."""
+    seeds = range(arguments.seed, arguments.seed + arguments.repeat)
+    if seeds[-1] > MAX_SEED:
+        raise BadInput(f"--repeat {arguments.repeat}: the last seed would be beyond 2^63-1")
+    again = [sys.executable, "-m", "bench", "run", "--json", "--quiet", "--runs", arguments.runs]
+    for option in ("tier", "profile"):
+        if (value := getattr(arguments, option)) is not None:
+            again += [f"--{option}", value]
+
+    def say(trial: Trial) -> None:
+        if not (arguments.quiet or arguments.json):
+            line = f"seed {trial.seed}: {outcomes(trial)}, {trial.seconds:.1f} s"
+            print(line, file=sys.stderr, flush=True)
+
+    def command(seed: int) -> list[str]:
+        return [*map(str, again), "--seed", str(seed), "--", arguments.scenario]
+
+    found = repeat(scenario.name, command, seeds, arguments.jobs or 1, say)
+    with _printing():
+        if arguments.json:
+            sys.stdout.write(to_text(found.as_json()))
+        else:
+            print_repeated(found, _console())
+    return found.status
 
 
 def _replay(arguments: argparse.Namespace, words: list[str]) -> int:

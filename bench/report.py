@@ -19,8 +19,10 @@ from itertools import groupby
 from typing import Final
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from bench.repeat import Repeated, differences, rows
 from bench.scenario.values import show_ranges, show_size
 from bench.verdict import BROKE_DOWN, ORACLES, CaseResult, RunResult
 
@@ -126,6 +128,21 @@ def paragraphs(result: RunResult) -> Iterator[Paragraph]:
     if result.run_folder:
         yield Paragraph("folder", result.run_folder)
     yield Paragraph("replay", result.replay)
+
+
+def print_repeated(found: Repeated, console: Console) -> None:
+    """Print what came of many runs: a row for each kind, and how the others are odd."""
+    head = f"{found.scenario}: {_count(len(found.trials), 'run')}, "
+    head += "all alike" if found.alike else f"NOT alike: {len(found.kinds)} kinds"
+    console.print(Text(head, _style(found.alike)), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for name in ("runs", "seeds", "outcomes", "median s"):
+        table.add_column(name, justify="right" if name in ("runs", "median s") else "left")
+    for row in rows(found):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    for line in differences(found):
+        console.print(Text(line), soft_wrap=True)
 
 
 # --- one run --------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> 
     """One line for each expectation that was not met; empty when all were."""
     missing: list[str] = []
     if expect.outcome is not None and result.outcome != expect.outcome:
-        missing.append(f"expected {expect.outcome}, came {result.outcome}: {result.why}")
+        why = f": {result.why}" if result.why else ""
+        missing.append(f"expected {expect.outcome}, came {result.outcome}{why}")
     if expect.error is not None and result.error != expect.error:
         missing.append(f"expected the error {expect.error}, came {result.error or 'none'}")
     allowed = frozenset(expect.oracle_broken) | _IMPLIED.get(expect.outcome or "", frozenset())

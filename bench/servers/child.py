@@ -22,9 +22,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start_child(
-    command: Sequence[str], output: int, pass_fds: Sequence[int] = ()
+    command: Sequence[str],
+    output: int,
+    pass_fds: Sequence[int] = (),
+    errors: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start ``command`` with no input; ``output`` (a descriptor) takes what it prints."""
+    """Start ``command`` with no input; ``output`` (a descriptor) takes what it prints, and
+    ``errors``, where it is given, what it prints on stderr.
+    """
     parent = os.getpid()
 
     def die_with_parent() -> None:
@@ -36,7 +41,7 @@ def start_child(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=output if errors is None else errors,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         pass_fds=pass_fds,
         process_group=0,
