@@ -1,6 +1,7 @@
 """What all tests share: a test marked with a tier is played where that tier works, else skipped.
 
-It is skipped with the reason and the cure, and the last lines of the run say how many were.
+It is skipped with the reason and the cure, and the last lines of the run say how many were skipped,
+for each reason: those of all workers together (pytest-xdist).
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import pytest
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
 from guest.linux.image import GuestImageUnavailable, guest_image
-
-_SKIPPED = pytest.StashKey[Counter[tuple[str, str, str]]]()
 
 
 def _qemu_and_a_guest() -> Capability:
@@ -38,24 +37,17 @@ _CAN: Final[dict[str, Callable[[], Capability]]] = {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_SKIPPED] = Counter()
-
-
 @pytest.fixture(autouse=True)
 def _played_or_skipped(request: pytest.FixtureRequest) -> None:
     for tier, can in _CAN.items():
         if request.node.get_closest_marker(tier):
             found = can()
             if not found.ok:
-                request.config.stash[_SKIPPED][f"{tier} tier", found.why, found.cure] += 1
                 pytest.skip(f"no {tier} tier: {found.why}; cure: {found.cure}")
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    for (tier, why, cure), count in config.stash[_SKIPPED].items():
-        terminalreporter.write_line(
-            f"{count} tests of the {tier} were NOT played: {why} (cure: {cure})"
-        )
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    for reason, count in Counter(report.longrepr[2] for report in skipped).most_common():
+        tests = "1 test was" if count == 1 else f"{count} tests were"
+        terminalreporter.write_line(f"{tests} NOT played: {reason.removeprefix('Skipped: ')}")
