@@ -17,7 +17,7 @@ def test_skips_are_told_at_the_end_with_their_number_reason_and_cure(
 ) -> None:
     """On a machine that has no QEMU, which an empty PATH is enough to be."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", workers, "tests/test_qemu_qtest.py"],
+        [sys.executable, "-m", "pytest", "-q", "-n", workers, "tests/test_qemu_nic.py"],
         cwd=ROOT,
         env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
         capture_output=True,
