@@ -42,7 +42,7 @@ NOTABLE: Final = frozenset(
         "incomplete",
         "failed",
         "finish-refused",
-        "beyond-max-dump",
+        "refused",
         "info-lost",
         "stopped",
     }
