@@ -34,6 +34,8 @@ from server.limiter import OTHERS, RateLimiter
 #: Told of what happens: a short fixed name and fields fit for JSON.
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
+#: Characters of an error's message: log lines are bounded, and an info file keeps to one block.
+_LONGEST: Final = 200
 BEYOND: Final = "beyond-max-dump"
 #: Refusals that leave a dump without its header: the client goes on only after an ack.
 _COSTS_THE_HEADER: Final = frozenset(
@@ -167,7 +169,7 @@ def folder_refused(error: NetdumpError) -> Refusal:
     """The folder that a HERALD asks for."""
     return Refusal(
         "herald-path",
-        f"the folder that the client asks for, so its dump is in the dump folder: {_said(error)}",
+        f"the folder that the client asks for: {_said(error)}; the dump goes to the dump folder",
     )
 
 
@@ -210,5 +212,8 @@ def malformed(reason: str, limit: int, longest: int, config: ServerConfig) -> Re
 
 
 def _said(error: NetdumpError) -> str:
-    """An error's message, without the octets that it keeps as evidence."""
-    return escape(str(error.args[0]))
+    """An error's message, without its evidence. The middle of a long one may be a path."""
+    text = escape(str(error.args[0]))
+    return (
+        text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    )

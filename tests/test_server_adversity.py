@@ -22,7 +22,8 @@ from netdump.checksum import checksum
 from netdump.kdh import COMPRESSION_ZSTD, KernelDumpHeader
 from netdump.messages import pack_acks
 from server.core import STOCK_DATAGRAM
-from server.packets import OUR_ERRORS, AckSender, Rows
+from server.packets import AckSender
+from server.readers import OUR_ERRORS, Rows
 from server.session import State
 from server.shell import MAX_COMPLAINTS, Shell
 from tests.server_rig import (
@@ -168,6 +169,9 @@ def test_a_complaint_about_an_earlier_ack_leaves_segments_alone(code: int) -> No
                 self.complaints -= 1
                 raise OSError(code, "about an earlier datagram")
             return len(octets)
+
+        def sendmsg(self, buffers: list[bytes], ancillary: object) -> int:
+            return self.send(b"".join(buffers))
 
     sender, sock = AckSender(), Complaining()
     for _ in range(3):

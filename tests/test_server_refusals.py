@@ -186,6 +186,14 @@ def test_a_refused_folder_is_named_and_the_dump_is_taken(rig: Listener) -> None:
     assert rig.info()[-1] == "Dump complete"
 
 
+def test_a_long_path_is_shortened_in_the_middle(rig: Listener) -> None:
+    rig.say(rig.open(path="x/" * 30 + "y" * 900), vmcore(2, 0, b"x"))
+    message = rig.only("herald-path")["message"]
+    assert len(message) < 300
+    assert "'x/x/" in message
+    assert "yyy': No such file or directory" in message
+
+
 @pytest.mark.parametrize(
     ("datagram", "reason"),
     [
