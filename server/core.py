@@ -17,7 +17,7 @@ the next boot of a machine that died again. Until data tells, it may be both:
 * else a new session is offered beside the old one, and the old one goes on undisturbed. The first
   data on the new session's socket proves it; only then is the old one ended.
 
-Whatever anybody sends, nothing escapes from here but acks: refusals are counted, by reason.
+Whatever comes, nothing escapes from here but acks; refusals are counted and told, by reason.
 """
 
 from __future__ import annotations

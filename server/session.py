@@ -20,6 +20,7 @@ HERALD alone, which anybody can forge, never does. The rules behind the table:
 4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
    dump: the client then reports the failure that it is. With ``strict_finish`` off every FINISHED
    is believed, as netdumpd does.
+5. The operator gets the reason for the silence: what is refused is named (``refusals.py``).
 """
 
 from __future__ import annotations
