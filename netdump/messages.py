@@ -201,11 +201,15 @@ def parse_block(data: NDArray[np.uint8], lengths: NDArray[np.int64]) -> Block:
     types = rows["type"].astype(np.int64)
     promised = rows["length"].astype(np.int64)
     reasons = np.zeros(count, np.uint8)
-    # The first test has the last word: write the reasons in reverse order.
-    reasons[(types < _FIRST_TYPE) | (types > _LAST_TYPE)] = _TYPE
-    reasons[promised != lengths - HEADER_SIZE] = _LENGTH
-    reasons[~whole] = _RUNT
-    reasons[lengths > stride] = _LONG
+    unknown = (types < _FIRST_TYPE) | (types > _LAST_TYPE)
+    other = promised != lengths - HEADER_SIZE  # so is a runt's
+    cut = lengths > stride
+    if (unknown | other | cut).any():
+        # The first test has the last word: write the reasons in reverse order.
+        reasons[unknown] = _TYPE
+        reasons[other] = _LENGTH
+        reasons[~whole] = _RUNT
+        reasons[cut] = _LONG
     return Block(
         types=types,
         seqnos=rows["seqno"].astype(np.int64),
