@@ -60,6 +60,12 @@ class LengthMismatch(MalformedMessage):
     reason = "length-mismatch"
 
 
+class TooLong(MalformedMessage):
+    """More octets than the receiver takes: cut on its way in."""
+
+    reason = "datagram-too-long"
+
+
 class UnknownType(MalformedMessage):
     """A message type outside 1..5."""
 
@@ -103,7 +109,7 @@ class KdhMagic(MalformedHeader):
 
 
 class KdhVersion(MalformedHeader):
-    """A layout other than version 4."""
+    """A layout that is none of versions 1 to 4."""
 
     reason = "kdh-version"
 

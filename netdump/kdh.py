@@ -11,6 +11,11 @@ Version 4, all integers big-endian ("dump byte order"), from FreeBSD sys/sys/ker
      56  dumpkeysize u32
      60  blocksize u32
 
+Version 4 is FreeBSD 12's and later. Version 1 is that of FreeBSD 5 to 11; versions 2 (encryption)
+and 3 (compression) came between 11 and 12. Up to ``dumplength`` and in the parity all are alike,
+between them they differ: the table is ``LAYOUTS``. Each is read as what it is; what an older one
+does not have (key, compression, extent) reads as none.
+
 The parity makes the XOR of all 128 words zero. It covers the header alone and misses every even
 number of flips in a column: it tells a header from rubbish, no more.
 
@@ -22,6 +27,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -36,15 +42,38 @@ COMPRESSION_NONE = 0
 COMPRESSION_GZIP = 1
 COMPRESSION_ZSTD = 2
 
-_LAYOUT = struct.Struct(">20s12sIIQQII64s192s175sBQ4sI")
-assert _LAYOUT.size == KDH_SIZE
+_HEAD = "magic:20s architecture:12s version:I architectureversion:I dumplength:Q"
+#: Fields in order, ``name:format`` (struct's), by version.
+_FIELDS: Final = {
+    1: f"{_HEAD} dumptime:Q blocksize:I hostname:64s versionstring:192s panicstring:192s parity:I",
+    2: f"{_HEAD} dumptime:Q dumpkeysize:I blocksize:I hostname:64s versionstring:192s "
+    "panicstring:188s parity:I",
+    3: f"{_HEAD} dumpextent:Q dumptime:Q dumpkeysize:I blocksize:I compression:B hostname:64s "
+    "versionstring:192s panicstring:179s parity:I",
+    4: f"{_HEAD} dumptime:Q dumpkeysize:I blocksize:I hostname:64s versionstring:192s "
+    "panicstring:175s compression:B dumpextent:Q unused:4s parity:I",
+}
+_VERSION_AT = 32
+_NOT_OURS = ("unused", "parity")
 
-_VERSIONSTRING_SIZE = 192
+
+class _Layout:
+    """One version's fields."""
+
+    def __init__(self, fields: str) -> None:
+        pairs = [field.split(":") for field in fields.split()]
+        self.names = [name for name, _ in pairs]
+        self.struct = struct.Struct(">" + "".join(kind for _, kind in pairs))
+        self.widths = {name: int(kind[:-1]) for name, kind in pairs if kind.endswith("s")}
+        assert self.struct.size == KDH_SIZE
+
+
+LAYOUTS: Final = {version: _Layout(fields) for version, fields in _FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelDumpHeader:
-    """A version 4 header. Lengths in octets, ``dumptime`` in seconds since the epoch.
+    """A header. Lengths in octets, ``dumptime`` in seconds since the epoch.
 
     Texts that are too long for their field are cut when packed, as the kernel's strlcpy() does.
     """
@@ -61,27 +90,16 @@ class KernelDumpHeader:
     architecture: str = "amd64"
     architectureversion: int = 2
     magic: str = KERNEL_MAGIC
+    version: int = KDH_VERSION
 
     def pack(self) -> bytes:
         """The 512 octets, parity and all. Raises LocalError where a number does not fit."""
+        layout = LAYOUTS.get(self.version)
+        if layout is None:
+            raise LocalError(f"{self!r}: there is no header of version {self.version}")
+        values = [self._octets_of(name, layout) for name in layout.names]
         try:
-            head = _LAYOUT.pack(
-                _text(self.magic, 20),
-                _text(self.architecture, 12),
-                KDH_VERSION,
-                self.architectureversion,
-                self.dumplength,
-                self.dumptime,
-                self.dumpkeysize,
-                self.blocksize,
-                _text(self.hostname, 64),
-                _versionstring(self.versionstring),
-                _text(self.panicstring, 175),
-                self.compression,
-                self.dumpextent,
-                b"",
-                0,
-            )
+            head = layout.struct.pack(*values)
         except struct.error as error:
             raise LocalError(
                 f"{self!r} does not fit a kernel dump header: {error}; lengths and times are u64, "
@@ -89,55 +107,39 @@ class KernelDumpHeader:
             ) from error
         return head[:-4] + _xor_words(head).to_bytes(4, "big")
 
+    def _octets_of(self, name: str, layout: _Layout) -> bytes | int:
+        if name in _NOT_OURS:
+            return b"" if name in layout.widths else 0
+        value: str | int = getattr(self, name)
+        if isinstance(value, int):
+            return value
+        cut = _versionstring if name == "versionstring" else _text
+        return cut(value, layout.widths[name])
+
 
 def parse_kdh(data: bytes) -> KernelDumpHeader:
-    """The header in ``data``, which must be exactly 512 octets.
+    """The header of version 1 to 4 in ``data``, which must be exactly 512 octets.
 
     Raises KdhLength, KdhMagic, KdhVersion or KdhParity. Octets of a text that are not UTF-8 come
     out as backslash escapes, so that a hostile host name can still be printed and stored.
     """
     if len(data) != KDH_SIZE:
-        raise KdhLength(f"kernel dump header of {len(data)} octets: it has {KDH_SIZE}", data)
-    (
-        magic,
-        architecture,
-        version,
-        architectureversion,
-        dumplength,
-        dumptime,
-        dumpkeysize,
-        blocksize,
-        hostname,
-        versionstring,
-        panicstring,
-        compression,
-        dumpextent,
-        _unused,
-        _parity,
-    ) = _LAYOUT.unpack(data)
-    name = _string(magic)
-    if name not in (KERNEL_MAGIC, TEXT_MAGIC):
-        raise KdhMagic(f"magic {name!r} is neither {KERNEL_MAGIC!r} nor {TEXT_MAGIC!r}", data)
-    if version != KDH_VERSION:
-        raise KdhVersion(
-            f"kernel dump header version {version}: only {KDH_VERSION} is understood", data
-        )
+        raise KdhLength(f"it has {len(data)} octets, not {KDH_SIZE}", data)
+    magic = _string(data[: LAYOUTS[KDH_VERSION].widths["magic"]])
+    if magic not in (KERNEL_MAGIC, TEXT_MAGIC):
+        raise KdhMagic(f"magic {magic!r} is neither {KERNEL_MAGIC!r} nor {TEXT_MAGIC!r}", data)
+    version = int.from_bytes(data[_VERSION_AT : _VERSION_AT + 4], "big")
+    layout = LAYOUTS.get(version)
+    if layout is None:
+        raise KdhVersion(f"version {version} is not known, only 1 to 4 are", data)
     if not parity_ok(data):
-        raise KdhParity("the words of the kernel dump header do not XOR to zero: damaged", data)
-    return KernelDumpHeader(
-        dumplength=dumplength,
-        dumptime=dumptime,
-        hostname=_string(hostname),
-        versionstring=_string(versionstring),
-        panicstring=_string(panicstring),
-        dumpextent=dumpextent,
-        compression=compression,
-        dumpkeysize=dumpkeysize,
-        blocksize=blocksize,
-        architecture=_string(architecture),
-        architectureversion=architectureversion,
-        magic=name,
-    )
+        raise KdhParity("bad parity: its words do not XOR to zero, it is damaged", data)
+    found: dict[str, Any] = dict(zip(layout.names, layout.struct.unpack(data), strict=True))
+    for name in _NOT_OURS:
+        found.pop(name, None)
+    for name in layout.widths.keys() & found.keys():
+        found[name] = _string(found[name])
+    return KernelDumpHeader(**found)
 
 
 def parity_ok(data: bytes) -> bool:
@@ -159,12 +161,10 @@ def _text(text: str, size: int) -> bytes:
     return _octets(text)[: size - 1]
 
 
-def _versionstring(text: str) -> bytes:
+def _versionstring(text: str, size: int) -> bytes:
     """The one field that shows that it was cut: the kernel ends it with a newline then."""
     whole = _octets(text)
-    if len(whole) < _VERSIONSTRING_SIZE:
-        return whole
-    return whole[: _VERSIONSTRING_SIZE - 2] + b"\n"
+    return whole if len(whole) < size else whole[: size - 2] + b"\n"
 
 
 def _string(field: bytes) -> str:

@@ -39,6 +39,7 @@ from netdump.errors import (
     LengthMismatch,
     LocalError,
     Runt,
+    TooLong,
     UnknownType,
 )
 
@@ -73,8 +74,8 @@ _ACK = struct.Struct(">I")
 _FIRST_TYPE, _LAST_TYPE = min(MessageType), max(MessageType)
 
 #: What the numbers in ``Block.reasons`` mean. The order is the order of the tests.
-REASONS = ("good", Runt.reason, LengthMismatch.reason, UnknownType.reason)
-_GOOD, _RUNT, _LENGTH, _TYPE = range(len(REASONS))
+REASONS = ("good", TooLong.reason, Runt.reason, LengthMismatch.reason, UnknownType.reason)
+_GOOD, _LONG, _RUNT, _LENGTH, _TYPE = range(len(REASONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,17 @@ class Block:
         """How many rows were refused, by reason; reasons that did not occur are left out."""
         return count_reasons(self.reasons, REASONS)
 
+    def take(self, which: slice | NDArray[np.intp]) -> Block:
+        """Some of the rows."""
+        return Block(
+            types=self.types[which],
+            seqnos=self.seqnos[which],
+            offsets=self.offsets[which],
+            lengths=self.lengths[which],
+            aux2=self.aux2[which],
+            reasons=self.reasons[which],
+        )
+
 
 def count_reasons(codes: NDArray[np.uint8], names: tuple[str, ...]) -> dict[str, int]:
     """Rows a reason, for codes of which 0 means good."""
@@ -172,7 +184,7 @@ def count_reasons(codes: NDArray[np.uint8], names: tuple[str, ...]) -> dict[str,
 def parse_block(data: NDArray[np.uint8], lengths: NDArray[np.int64]) -> Block:
     """The headers of datagrams that lie in the rows of ``data``, uint8 (n, stride).
 
-    A row longer than the stride was cut on its way in, and is refused as a length mismatch.
+    A row longer than the stride was cut on its way in, and is refused as too long.
     """
     count, stride = data.shape
     lengths = np.asarray(lengths, np.int64)
@@ -189,10 +201,15 @@ def parse_block(data: NDArray[np.uint8], lengths: NDArray[np.int64]) -> Block:
     types = rows["type"].astype(np.int64)
     promised = rows["length"].astype(np.int64)
     reasons = np.zeros(count, np.uint8)
-    # The first test has the last word: write the reasons in reverse order.
-    reasons[(types < _FIRST_TYPE) | (types > _LAST_TYPE)] = _TYPE
-    reasons[(promised != lengths - HEADER_SIZE) | (lengths > stride)] = _LENGTH
-    reasons[~whole] = _RUNT
+    unknown = (types < _FIRST_TYPE) | (types > _LAST_TYPE)
+    other = promised != lengths - HEADER_SIZE  # so is a runt's
+    cut = lengths > stride
+    if (unknown | other | cut).any():
+        # The first test has the last word: write the reasons in reverse order.
+        reasons[unknown] = _TYPE
+        reasons[other] = _LENGTH
+        reasons[~whole] = _RUNT
+        reasons[cut] = _LONG
     return Block(
         types=types,
         seqnos=rows["seqno"].astype(np.int64),

@@ -28,7 +28,7 @@ from netdump.messages import HEADER_SIZE, HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
-from server.packets import MAX_DATAGRAM
+from server.readers import MAX_DATAGRAM
 from server.shell import CannotListen, Shell
 from server.store import StoreError
 
@@ -42,7 +42,8 @@ NOTABLE: Final = frozenset(
         "incomplete",
         "failed",
         "finish-refused",
-        "beyond-max-dump",
+        "refused",
+        "plain-calls",
         "info-lost",
         "stopped",
     }
@@ -141,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         folder = DumpFolder(args.dumpdir, args.fsync)
         core = ServerCore(config, folder, events)
-        shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram)
+        shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
     except (StoreError, CannotListen) as error:
         lacking = isinstance(error, CannotListen) and error.errno in _LACKING
         return _complain(error, 3 if lacking else 2, args.json)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from netdump.kdh import COMPRESSION_NONE, KDH_SIZE, KernelDumpHeader
 from server.coverage import Coverage
 from server.infofile import describe_holes
+from server.refusals import Named
 from server.store import Store
 
 
@@ -25,10 +26,14 @@ def faults(
     header_bytes: bytes,
     key: Coverage,
     store: Store,
+    named: Named,
 ) -> list[str]:
-    """What keeps the dump from being complete, in words; nothing if it is. May raise StoreError."""
+    """What keeps the dump from being complete, in words; nothing if it is. May raise StoreError.
+
+    ``named``: what was refused. It is told first, for it is the cause more often than not.
+    """
     if header is None:
-        return [f"the dump header is missing, {coverage.total} bytes came"]
+        return [*named.sentences, _without_header(coverage, named)]
     found = ["the header promises no bytes"] if header.dumplength == 0 else []
     if holes := coverage.holes(header.dumplength):
         found.append(describe_holes(holes))
@@ -36,7 +41,14 @@ def faults(
         found += _beyond(coverage, header, header_bytes, store)
     if not key.covers(0, header.dumpkeysize):
         found.append(f"{header.dumpkeysize} bytes of key are due, {key.total} came")
-    return found
+    return [*named.sentences, *found] if found else []
+
+
+def _without_header(coverage: Coverage, named: Named) -> str:
+    if not named.costs_the_header:
+        return f"the dump header is missing, {coverage.total} bytes came"
+    promised = f" of {named.header.dumplength}" if named.header else ""
+    return f"{coverage.total}{promised} bytes came"
 
 
 def has_footer(coverage: Coverage, header: KernelDumpHeader) -> bool:

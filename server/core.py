@@ -17,7 +17,7 @@ the next boot of a machine that died again. Until data tells, it may be both:
 * else a new session is offered beside the old one, and the old one goes on undisturbed. The first
   data on the new session's socket proves it; only then is the old one ended.
 
-Whatever anybody sends, nothing escapes from here but acks: refusals are counted, by reason.
+Whatever comes, nothing escapes from here but acks; refusals are counted and told, by reason.
 """
 
 from __future__ import annotations
@@ -42,9 +42,18 @@ from netdump.messages import (
 )
 from netdump.sack import OFFER
 from server.config import ServerConfig
-from server.infofile import escape
+from server.refusals import (
+    NO_HERALD,
+    OnEvent,
+    Refusal,
+    Refusals,
+    folder_refused,
+    malformed,
+    no_store,
+    too_many_clients,
+)
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
-from server.session import OnEvent, Session, State
+from server.session import Session, State
 from server.store import Store, StoreError, StoreFactory
 
 __all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
@@ -84,10 +93,11 @@ class ServerCore:
         on_event: OnEvent | None = None,
     ) -> None:
         self.config = config
-        self.refused: Counter[str] = Counter()
-        """How many datagrams were refused, by reason."""
         self._stores = store_factory
         self._on_event: OnEvent = on_event or _ignore
+        self._refusals = Refusals(self._on_event)
+        self.refused: Counter[str] = self._refusals.counts
+        """How many datagrams were refused, by reason."""
         self._sessions: dict[int, Session] = {}
         self._next_id = 1
         self._evicted: list[int] = []
@@ -99,13 +109,14 @@ class ServerCore:
 
     def herald(self, client: tuple[str, int], datagram: bytes, now: float) -> HeraldReply | None:
         """A datagram to the herald port. None: say nothing."""
+        self._refusals.advance(now)
         try:
             message = parse(datagram)
         except MalformedMessage as error:
-            self.refused[error.reason] += 1
+            self._refusals.refuse(client, malformed(error.reason, 0, 0, self.config))
             return None
         if message.type is not MessageType.HERALD:
-            self.refused["not-a-herald"] += 1
+            self._refusals.refuse(client, NO_HERALD)
             return None
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
         selective = message.aux2 == OFFER and self.config.strict_finish
@@ -113,10 +124,12 @@ class ServerCore:
             return _reply(known, fresh=False)
         if not self._make_room(client, now):
             return None
-        store = self._open_store(client, message.payload)
+        store, refused = self._open_store(client, message.payload)
         if store is None:
             return None
         session = self._offer(client, message.seqno, selective, store, now)
+        if refused is not None:
+            session.note(f"Refused: {refused.message}")
         return _reply(session, fresh=True)
 
     def receive(
@@ -131,6 +144,7 @@ class ServerCore:
         Returns the acks to send, uint8 (m, octets), in order. All that they stand for is in the
         store.
         """
+        self._refusals.advance(now)
         session = self._sessions.get(session_id)
         if session is None or not len(lengths):
             return _NO_ACKS
@@ -138,13 +152,14 @@ class ServerCore:
             # netdumpd's recv() cuts what is longer, and then finds the length wrong.
             data = data[:, :STOCK_DATAGRAM]
         offered = session.state is State.OFFERED
-        seqnos = session.receive(parse_block(data, lengths), data, now)
+        seqnos = session.receive(parse_block(data, lengths), data, lengths, now)
         if offered and session.state in (State.RECEIVING, State.COMPLETE):
             self._supersede(session)
         return session.acks.datagrams(seqnos) if len(seqnos) else _NO_ACKS
 
     def tick(self, now: float) -> list[int]:
         """Let time pass. Returns the sessions that are forgotten: close their sockets."""
+        self._refusals.advance(now)
         forgotten, self._evicted = self._evicted, []
         for session in list(self._sessions.values()):
             silence = now - session.last_heard
@@ -198,7 +213,7 @@ class ServerCore:
         if len(self._sessions) >= self.config.max_clients:
             idle = [s for s in self._sessions.values() if s.state is not State.RECEIVING]
             if not idle:
-                self.refused["too-many-clients"] += 1
+                self._refusals.refuse(client, too_many_clients(self.config))
                 return False
             self._evict(idle, now)
         return True
@@ -214,33 +229,23 @@ class ServerCore:
         session.end("evicted for a new client")
         self._evicted.append(self._forget(session))
 
-    def _open_store(self, client: tuple[str, int], payload: bytes) -> Store | None:
-        """In the folder that the client asks for; if that can't be, in the dump folder itself."""
+    def _open_store(
+        self, client: tuple[str, int], payload: bytes
+    ) -> tuple[Store | None, Refusal | None]:
+        """In the folder that the client asks for; if that is refused, in the dump folder itself."""
+        refused = None
         try:
             path = herald_path(payload)
-        except BadHeraldPath as error:
-            self._path_refused(client, str(error))
-            path = ""
+            if path:
+                return self._stores(client, path), None
+        except (BadHeraldPath, StoreError) as error:
+            refused = folder_refused(error)
+            self._refusals.refuse(client, refused)
         try:
-            return self._stores(client, path)
+            return self._stores(client, ""), refused
         except StoreError as error:
-            if not path:
-                self._no_store(client, error)
-                return None
-            self._path_refused(client, str(error))
-        try:
-            return self._stores(client, "")
-        except StoreError as error:
-            self._no_store(client, error)
-            return None
-
-    def _path_refused(self, client: tuple[str, int], message: str) -> None:
-        self.refused["herald-path"] += 1
-        self._say("path-refused", client, message=escape(message))
-
-    def _no_store(self, client: tuple[str, int], error: StoreError) -> None:
-        self.refused[error.reason] += 1
-        self._say("refused", client, reason=error.reason, message=escape(str(error)))
+            self._refusals.refuse(client, no_store(error))
+            return None, refused
 
     def _offer(
         self, client: tuple[str, int], seqno: int, selective: bool, store: Store, now: float
@@ -254,7 +259,7 @@ class ServerCore:
             config=self.config,
             selective=selective,
             hold=AckHold(seqno + 1) if self.config.rescue and stock else None,
-            refused=self.refused,
+            refusals=self._refusals,
             on_event=self._on_event,
             now=now,
         )

@@ -10,18 +10,24 @@ Rules:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netdump.messages import HEADER_SIZE
 from server.coverage import Coverage
+from server.infofile import escape
+from server.refusals import Refusal
 from server.store import Store, StoreError
 
 Blocks = list[NDArray[np.uint8]]
+
+FRAGMENTED: Final = Refusal(
+    "too-fragmented", "data in more separate pieces than a dump may have came and were refused"
+)
 
 
 class CoreFile:
@@ -31,10 +37,12 @@ class CoreFile:
         self,
         store: Store,
         max_intervals: int,
-        refused: Counter[str],
+        refuse: Callable[[Refusal, int], None],
         on_rewrite: Callable[[int, int], None],
     ) -> None:
-        """``on_rewrite(offset, frames)`` is told when frames came again with other bytes."""
+        """``refuse(why, frames)`` is told of frames that are not kept, and
+        ``on_rewrite(offset, frames)`` of frames that came again with other bytes.
+        """
         self.coverage = Coverage(max_intervals)
         self.cut: int | None = None
         """Where the end of the dump cut the file off."""
@@ -42,7 +50,7 @@ class CoreFile:
         self.rewritten = 0
         """Frames of stretches that came again with other bytes."""
         self._store = store
-        self._refused = refused
+        self._refuse = refuse
         self._on_rewrite = on_rewrite
 
     def keep(
@@ -63,7 +71,7 @@ class CoreFile:
                     # A retransmission that mends a gap: what is old in it is compared.
                     runs += self._split(offsets, ends, first, last)[::-1]
                 elif not self.coverage.has_room_for(start, end):
-                    self._refused["too-fragmented"] += last - first
+                    self._refuse(FRAGMENTED, last - first)
                     kept[first:last] = False
                 else:
                     self._store.write(start, _payloads(data, lengths, first, last))
@@ -132,7 +140,7 @@ class CoreFile:
         try:
             return self._holds(start, blocks)
         except StoreError as error:
-            self._refused[error.reason] += 1
+            self._refuse(Refusal(error.reason, escape(str(error))), 1)
             return False
 
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from netdump.kdh import COMPRESSION_GZIP, COMPRESSION_NONE, COMPRESSION_ZSTD, KernelDumpHeader
+from netdump.kdh import (
+    COMPRESSION_GZIP,
+    COMPRESSION_NONE,
+    COMPRESSION_ZSTD,
+    KDH_VERSION,
+    KernelDumpHeader,
+)
 
 COMPRESSIONS = {COMPRESSION_NONE: "none", COMPRESSION_GZIP: "gzip", COMPRESSION_ZSTD: "zstd"}
 #: Holes named one by one; the rest are counted. Keeps the file within the block that it has got.
@@ -43,6 +49,8 @@ def render(
     lines = [f"Dump from {escape(client[0])} [{escape(client[0])}]"]
     if header is not None:
         size = header.dumplength
+        if header.version != KDH_VERSION:
+            lines.append(f"Header Version: {header.version}")
         lines += [
             f"Architecture: {escape(header.architecture)}",
             f"Architecture Version: {header.architectureversion}",

@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import Final
 
 from server.coverage import Coverage
+from server.refusals import Refusal
 from server.store import Store
 
 #: 37 bytes and an RSA-encrypted key of at most 2048, padded to a block: this is far beyond.
 MAX_KEY_BYTES: Final = 64 * 1024
+KEY_TOO_LONG: Final = Refusal(
+    "key-too-long", f"a key block of more than {MAX_KEY_BYTES} bytes came and was refused"
+)
 
 
 class KeyBlock:

@@ -1,181 +1,68 @@
-"""Datagrams in batches: many in by one ``recvmmsg``, many acks out by one segmented send.
+"""Acks out: many by one call, where the kernel has such a call; and which of the fast calls it has.
 
-A dump is hundreds of thousands of datagrams a second, and a system call from Python costs as much
-as the datagram's whole way through the kernel. Two Linux calls save most of it:
+``UDP_SEGMENT`` (udp(7), generic segmentation offload) makes one send of up to 64 acks, each still a
+datagram of its own on the wire: stock clients take nothing else. The other fast call is recvmmsg
+(``readers.py``).
 
-* ``recvmmsg(2)`` fills a block of preallocated rows; about half the cost of ``recv_into`` a row.
-* ``UDP_SEGMENT`` (udp(7), generic segmentation offload) makes one send of up to 64 acks, each still
-  a datagram of its own on the wire: stock clients take nothing else.
+A sandbox may refuse either, a kernel may lack it, and one that takes UDP_SEGMENT and ignores it
+would send 64 acks as one datagram that no client understands. So neither is believed:
 
-Both are tried, not asked for: where the kernel has no such thing the plain loop does the same work.
+1. ``probe`` does both, on sockets of its own, before the first client comes.
+2. Later, where a call is refused and the plain one for the same socket is not, the plain ones
+   take over, for good.
+3. Each is told once, as a ``Lack``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import socket
-from contextlib import suppress
-from typing import Final, Protocol
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netdump.messages import ACK_SIZE
-
-#: Datagrams that one call may bring.
-ROWS: Final = 256
-#: A jumbo frame's payload and room to spare; what is longer is refused as cut.
-MAX_DATAGRAM: Final = 9216
+from server.readers import REFUSALS, BatchReader, Lack, OnLack, ignore, refused
 
 #: linux/udp.h; the socket module has no names for them.
 _SOL_UDP: Final = socket.IPPROTO_UDP
 _UDP_SEGMENT: Final = 103
 #: UDP_MAX_SEGMENTS of the oldest kernels that know UDP_SEGMENT.
 _MAX_SEGMENTS: Final = 64
-_CUT: Final = getattr(socket, "MSG_TRUNC", 0)
-_DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)
-
-#: What only a mistake of ours brings about. Whatever else a socket says is about datagrams that
-#: were sent earlier, or can't be sent now: an ICMP message, which anybody can forge, makes it say
-#: any of a dozen things (Linux: icmp_err_convert). UDP promises nothing, so none is an error.
-OUR_ERRORS: Final = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EFAULT, errno.EINVAL})
-#: How Linux refuses to segment (udp_send_skb): no checksum offload, or larger than the path's MTU.
-_SEGMENT_REFUSALS: Final = frozenset({errno.EIO, errno.EINVAL})
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
-
-
-class _Msghdr(ctypes.Structure):
-    _fields_ = [
-        ("msg_name", ctypes.c_void_p),
-        ("msg_namelen", ctypes.c_uint),
-        ("msg_iov", ctypes.POINTER(_Iovec)),
-        ("msg_iovlen", ctypes.c_size_t),
-        ("msg_control", ctypes.c_void_p),
-        ("msg_controllen", ctypes.c_size_t),
-        ("msg_flags", ctypes.c_int),
-    ]
-
-
-class _Mmsghdr(ctypes.Structure):
-    _fields_ = [("msg_hdr", _Msghdr), ("msg_len", ctypes.c_uint)]
-
-
-Rows = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
-class Reader(Protocol):
-    """Something that empties a socket's queue a batch at a time."""
-
-    def read(self, sock: socket.socket) -> Rows:
-        """What is there: uint8 (n, stride) and lengths int64 (n,); the rows live until the next
-        call. A length beyond the stride is that of a datagram which was cut. OSError as ``recv``'s,
-        but an empty queue is n = 0.
-        """
-        ...
-
-
-class BatchReader:
-    """By recvmmsg. Raises AttributeError or OSError when made where there is none."""
-
-    def __init__(self, rows: int = ROWS, stride: int = MAX_DATAGRAM) -> None:
-        self._recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
-        self._recvmmsg.argtypes = [
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_uint,
-            ctypes.c_int,
-            ctypes.c_void_p,
-        ]
-        self._data = np.zeros((rows, stride), np.uint8)
-        base = self._data.ctypes.data
-        self._iovecs = (_Iovec * rows)(
-            *[_Iovec(base + row * stride, stride) for row in range(rows)]
-        )
-        self._headers = (_Mmsghdr * rows)()
-        for header, iovec in zip(self._headers, self._iovecs, strict=True):
-            header.msg_hdr.msg_iov = ctypes.pointer(iovec)
-            header.msg_hdr.msg_iovlen = 1
-        self._at = ctypes.addressof(self._headers)
-        # Every msg_len at once, as a strided view of the same memory.
-        width = ctypes.sizeof(_Mmsghdr)
-        flat = (ctypes.c_uint8 * (rows * width)).from_buffer(self._headers)
-        octets = np.ctypeslib.as_array(flat).reshape(rows, width)
-        where = _Mmsghdr.msg_len.offset
-        self._lengths = octets[:, where : where + 4].view(np.uint32)[:, 0]
-
-    def read(self, sock: socket.socket) -> Rows:
-        count = self._recvmmsg(sock.fileno(), self._at, len(self._data), _DONTWAIT | _CUT, None)
-        if count < 0:
-            code = ctypes.get_errno()
-            if code not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
-                raise OSError(code, "recvmmsg failed")
-            count = 0
-        return self._data[:count], self._lengths[:count].astype(np.int64)
-
-
-class LoopReader:
-    """By recv_into, a datagram a call: everywhere."""
-
-    def __init__(self, rows: int = ROWS, stride: int = MAX_DATAGRAM) -> None:
-        self._data = np.zeros((rows, stride), np.uint8)
-        self._views = [row.data for row in self._data]
-
-    def read(self, sock: socket.socket) -> Rows:
-        lengths = []
-        for view in self._views:
-            try:
-                lengths.append(sock.recv_into(view, 0, _CUT))
-            except BlockingIOError:
-                break
-            except OSError:
-                if lengths:
-                    break
-                raise
-        return self._data[: len(lengths)], np.array(lengths, np.int64)
-
-
-def make_reader(stride: int = MAX_DATAGRAM) -> Reader:
-    """The best that this machine has."""
-    try:
-        return BatchReader(stride=stride)
-    except (AttributeError, OSError):
-        return LoopReader(stride=stride)
+#: For sendmsg: cut this into acks.
+_IN_ACKS: Final = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", ACK_SIZE))]
+#: The longest that a datagram of ``probe``'s may be on its way through the loopback, seconds.
+_PROBE_WAIT: Final = 1.0
 
 
 class AckSender:
     """Sends acks, each a datagram, through connected sockets: stock ones segmented."""
 
-    def __init__(self, segments: bool = True) -> None:
-        """``segments``: try UDP_SEGMENT."""
+    def __init__(self, segments: bool = True, on_lack: OnLack = ignore) -> None:
+        """``segments``: begin with UDP_SEGMENT."""
         self.segments = segments
         self.lost = 0
         """Acks that the socket would not take; the client will ask again."""
-
-    def prepare(self, sock: socket.socket) -> None:
-        """Make a new socket ready for stock acks."""
-        if self.segments:
-            try:
-                sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, ACK_SIZE)
-            except OSError:
-                self.segments = False
+        self._on_lack = on_lack
 
     def send(self, sock: socket.socket, acks: NDArray[np.uint8]) -> None:
-        """``acks``: uint8 (m, octets), in order. Through a socket that was prepared, stock acks
-        alone.
-        """
+        """``acks``: uint8 (m, octets), in order."""
         width = acks.shape[1]
         octets = np.ascontiguousarray(acks).tobytes()
-        at = 0
-        complaints = 0
+        at = complaints = 0
         while at < len(octets):
-            step = _MAX_SEGMENTS * width if self.segments and width == ACK_SIZE else width
+            many = self.segments and width == ACK_SIZE and len(octets) - at > width
+            part = octets[at : at + (_MAX_SEGMENTS * width if many else width)]
             try:
-                sock.send(octets[at : at + step])
-                at += min(step, len(octets) - at)
+                if many:
+                    sock.sendmsg([part], _IN_ACKS)
+                else:
+                    sock.send(part)
+                at += len(part)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -183,14 +70,69 @@ class AckSender:
                 complaints += 1
                 if complaints <= 1:
                     continue
-                if step == width or error.errno not in _SEGMENT_REFUSALS:
+                if not many or error.errno not in REFUSALS:
                     break
-                self._give_up_segments(sock)
+                try:
+                    sock.send(part[:width])
+                except OSError:
+                    break  # the fault is the socket's
+                at += width
+                complaints = 0
+                self.segments = False
+                self._on_lack(refused("UDP_SEGMENT", error))
         self.lost += (len(octets) - at) // width
 
-    def _give_up_segments(self, sock: socket.socket) -> None:
-        """This kernel, or the device below, won't segment: a datagram a call from now on."""
-        self.segments = False
-        # Where it never had it, sends of one ack need nothing.
-        with suppress(OSError):
-            sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
+
+def probe(make: Callable[[int, int], socket.socket] = socket.socket) -> list[Lack]:
+    """Which of the fast calls don't work here, and why, found out by doing them; [] is best.
+
+    Takes a millisecond, two seconds at most. ``make`` makes sockets, of a family and a type.
+    """
+    return [lack for lack in (_try_recvmmsg(), _try_segments(make)) if lack is not None]
+
+
+def _try_recvmmsg() -> Lack | None:
+    """On a pair of Unix sockets: they need no network."""
+    sent = [b"one", b"another"]
+    try:
+        one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with one, two:
+            for datagram in sent:
+                one.send(datagram)
+            data, lengths = BatchReader(rows=4, stride=16).read(two)
+    except OSError as error:
+        return refused("recvmmsg", error)
+    except AttributeError:
+        return Lack("recvmmsg", errno.ENOSYS, "the C library has no such call")
+    came = [row[:length].tobytes() for row, length in zip(data, lengths, strict=True)]
+    return None if came == sent else Lack("recvmmsg", 0, f"it brings {came}, not {sent}")
+
+
+def _try_segments(make: Callable[[int, int], socket.socket]) -> Lack | None:
+    """Over the loopback: what leaves as one must arrive as two."""
+    sent = [b"ack1", b"ack2"]
+    with ExitStack() as sockets:
+        try:
+            one, two = [
+                sockets.enter_context(make(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)
+            ]
+            two.bind(("127.0.0.1", 0))
+            one.connect(two.getsockname())
+            two.connect(one.getsockname())
+        except OSError as error:
+            return refused("UDP_SEGMENT", error, "can't be tried over the loopback: ")
+        one.settimeout(_PROBE_WAIT)
+        two.settimeout(_PROBE_WAIT)
+        try:
+            one.sendmsg([b"".join(sent)], _IN_ACKS)
+            came = [two.recv(64)]
+            if came == sent[:1]:
+                came.append(two.recv(64))
+        except TimeoutError:
+            what = "what was sent over the loopback to try it did not come"
+            return Lack("UDP_SEGMENT", errno.ETIMEDOUT, what)
+        except OSError as error:
+            return refused("UDP_SEGMENT", error)
+    if came == sent:
+        return None
+    return Lack("UDP_SEGMENT", 0, "the kernel takes it and ignores it: two acks came as one")

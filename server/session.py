@@ -20,11 +20,11 @@ HERALD alone, which anybody can forge, never does. The rules behind the table:
 4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
    dump: the client then reports the failure that it is. With ``strict_finish`` off every FINISHED
    is believed, as netdumpd does.
+5. The operator gets the reason for the silence: what is refused is named (``refusals.py``).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
 from itertools import pairwise
@@ -33,13 +33,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from netdump.errors import MalformedHeader
 from netdump.kdh import (
     COMPRESSION_GZIP,
     COMPRESSION_NONE,
     COMPRESSION_ZSTD,
     KernelDumpHeader,
-    parse_kdh,
 )
 from netdump.messages import HEADER_SIZE, Block, MessageType
 from server.acks import Acks, OneByOne, Selective
@@ -47,7 +45,17 @@ from server.completeness import faults, has_footer
 from server.config import ServerConfig
 from server.corefile import CoreFile
 from server.infofile import escape, render
-from server.keyblock import MAX_KEY_BYTES, KeyBlock
+from server.keyblock import KEY_TOO_LONG, MAX_KEY_BYTES, KeyBlock
+from server.refusals import (
+    SECOND_HEADER,
+    Named,
+    OnEvent,
+    Refusal,
+    Refusals,
+    beyond_max_dump,
+    judge_header,
+    malformed,
+)
 from server.rescue import AckHold
 from server.store import Store, StoreError
 
@@ -71,10 +79,6 @@ class State(Enum):
         return self in (State.OFFERED, State.RECEIVING)
 
 
-#: Told of what happens: a short fixed name and fields fit for JSON.
-OnEvent = Callable[[str, Mapping[str, Any]], None]
-
-
 class Session:
     """One client's dump. Counters and state are there to be read."""
 
@@ -87,12 +91,12 @@ class Session:
         config: ServerConfig,
         selective: bool,
         hold: AckHold | None,
-        refused: Counter[str],
+        refusals: Refusals,
         on_event: OnEvent,
         now: float,
     ) -> None:
         """``seqno``: the HERALD's; ``selective``: it offered such acks, and will get them.
-        ``refused``: the server's counter, shared.
+        ``refusals``: the server's, shared.
         """
         self.id = session_id
         self.client = client
@@ -101,7 +105,7 @@ class Session:
         self.name = ""
         self.outcome = ""
         self.last_heard = now
-        self.vmcore = CoreFile(store, config.max_intervals, refused, self._say_rewritten)
+        self.vmcore = CoreFile(store, config.max_intervals, self._refuse, self._say_rewritten)
         self.header: KernelDumpHeader | None = None
         self.frames = 0
         self.selective = selective
@@ -110,29 +114,39 @@ class Session:
         self._header_bytes = b""
         self._key = KeyBlock(store)
         self._notes: list[str] = []
+        self._named = Named()
         self._info = ""
-        self._told_too_long = False
         self._store = store
         self._config = config
-        self._refused = refused
+        self._refusals = refusals
+        self._counts = refusals.counts
         self._on_event = on_event
 
     # -- what the server calls -----------------------------------------------------------------
 
-    def receive(self, block: Block, data: NDArray[np.uint8], now: float) -> Seqnos:
-        """Take a parsed batch whose datagrams lie in ``data``, uint8 (n, stride).
+    def receive(
+        self, block: Block, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float
+    ) -> Seqnos:
+        """Take a parsed batch whose datagrams, of ``lengths``, lie in ``data``, (n, stride).
 
         Returns the seqnos to acknowledge, in order.
         """
-        types = block.types
+        named = len(self._named.by_reason)
         if block.reasons.any():
+            limit, longest = data.shape[1], int(lengths.max())
             for reason, count in block.refused().items():
-                self._refused[reason] += count
+                self._refuse(malformed(reason, limit, longest, self._config), count)
             good = np.flatnonzero(block.reasons == 0)
-            if not len(good):
-                return _NONE
-            block = _take(block, good)
-            data, types = data[good], block.types
+            block, data = block.take(good), data[good]
+        acks = self._follow_rules(block, data, now) if len(block) else []
+        if len(self._named.by_reason) > named and self.state is State.RECEIVING:
+            self._write_info()
+        if len(acks) == 1:
+            return acks[0]
+        return np.concatenate(acks) if acks else _NONE
+
+    def _follow_rules(self, block: Block, data: NDArray[np.uint8], now: float) -> list[Seqnos]:
+        types = block.types
         self.last_heard = now
         self.frames += len(types)
         edges = [0, *(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist(), len(types)]
@@ -140,12 +154,10 @@ class Session:
         for first, last in pairwise(edges):
             rule = RULES.get((self.state, MessageType(int(types[first]))))
             if rule is None:
-                self._refused[f"unexpected-in-{self.state.value}"] += last - first
+                self._counts[f"unexpected-in-{self.state.value}"] += last - first
             else:
-                acks.append(rule(self, _take(block, slice(first, last)), data[first:last]))
-        if len(acks) == 1:
-            return acks[0]
-        return np.concatenate(acks) if acks else _NONE
+                acks.append(rule(self, block.take(slice(first, last)), data[first:last]))
+        return acks
 
     def end(self, why: str) -> None:
         """Nothing more will come. A dump that lacks only its FINISHED is complete all the same."""
@@ -155,13 +167,18 @@ class Session:
                 self._notes.append(f"No FINISHED came: {why}")
                 self._complete()
                 return
-            if self.hold is not None and (held := self.hold.held):
+            held = self.hold.held if self.hold is not None else 0
+            if held and not self._named.costs_the_header:
                 # Either the client was lost in mid-chunk, or it is no FreeBSD kernel at all.
                 found.append(f"{held} acks of an unfinished chunk were held (see --no-rescue)")
             self._close(State.INCOMPLETE, "; ".join([f"Dump incomplete: {why}", *found]))
         elif self.state is State.OFFERED:
             # Anybody can forge HERALDs by the thousand, so this is no news of a dump.
             self._close(State.INCOMPLETE, f"No dump came: {why}", "no-dump")
+
+    def note(self, line: str) -> None:
+        """A line for the info file."""
+        self._notes.append(line)
 
     def close(self) -> None:
         """The session is forgotten: let go of its files."""
@@ -172,11 +189,11 @@ class Session:
     def _keep(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         inside = self._inside(block)
         if not inside.all():
-            self._too_long(int((~inside).sum()))
+            self._refuse(beyond_max_dump(self._config), int((~inside).sum()))
             which = np.flatnonzero(inside)
             if not len(which):
                 return _NONE
-            block, data = _take(block, which), data[which]
+            block, data = block.take(which), data[which]
         if not self._begun():
             return _NONE
         kept, error = self.vmcore.keep(block.offsets.astype(np.int64), block.lengths, data)
@@ -205,16 +222,13 @@ class Session:
     def _accept_header(self, octets: bytes) -> bool:
         if self.header is not None:
             if octets != self._header_bytes:
-                self._refused["second-header"] += 1
+                self._refuse(SECOND_HEADER)
             return octets == self._header_bytes
-        try:
-            header = parse_kdh(octets)
-        except MalformedHeader as error:
-            self._refused[error.reason] += 1
-            self._say("refused", reason=error.reason, message=escape(str(error)))
-            return False
-        if header.dumplength > self._config.max_dump:
-            self._too_long(1)
+        header = judge_header(octets, self._config)
+        if isinstance(header, Refusal):
+            self._refuse(header)
+            if header.header is not None:
+                self._begun()  # whole, and right in its way: it proves the session as ours do
             return False
         if not self._begun():
             return False
@@ -228,7 +242,7 @@ class Session:
             zip(block.offsets.tolist(), block.lengths.tolist(), strict=True)
         ):
             if offset + length > MAX_KEY_BYTES:
-                self._refused["key-too-long"] += 1
+                self._refuse(KEY_TOO_LONG)
                 continue
             if not self._begun():
                 break
@@ -243,15 +257,17 @@ class Session:
     def _judge(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         if self._config.strict_finish:
             if self.state is State.OFFERED:
-                self._refused["finished-without-dump"] += len(block)
+                self._counts["finished-without-dump"] += len(block)
                 return _NONE
             found = self._faults()
             if found:
-                self._refused["finished-incomplete"] += len(block)
+                self._counts["finished-incomplete"] += len(block)
                 said = "; ".join(["Dump incomplete: client finished", *found])
                 if said != self.outcome:
                     self.outcome = said
-                    self._say("finish-refused", outcome=said)
+                    self._refusals.tell(
+                        "finish-refused", self.client, **self._about(), outcome=said
+                    )
                     self._write_info()
                 return _NONE
             self._complete()
@@ -277,7 +293,7 @@ class Session:
                 known = list(map(self._key.has, block.offsets.tolist(), payloads))
             which = np.array(known, np.bool_)
         self.vmcore.duplicates += int(which.sum())
-        self._refused["after-the-end"] += int((~which).sum())
+        self._counts["after-the-end"] += int((~which).sum())
         return block.seqnos[which]
 
     def _known(self, block: Block, data: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -302,12 +318,6 @@ class Session:
                 self._break(error)
         return self.state is State.RECEIVING
 
-    def _too_long(self, count: int) -> None:
-        self._refused["beyond-max-dump"] += count
-        if not self._told_too_long:
-            self._told_too_long = True
-            self._say("beyond-max-dump", limit=self._config.max_dump)
-
     def _faults(self) -> list[str]:
         """What keeps the dump from being complete, in words."""
         try:
@@ -317,6 +327,7 @@ class Session:
                 self._header_bytes,
                 self._key.coverage,
                 self._store,
+                self._named,
             )
         except StoreError as error:
             return [str(error)]
@@ -360,7 +371,9 @@ class Session:
 
     def _write_info(self) -> bool:
         """The info file as things stand. If the disk refuses it, so it does the dump."""
-        text = render(self.client, self.header, self._notes, self.outcome)
+        refused = [f"Refused: {why}" for why in self._named.sentences if why not in self.outcome]
+        header = self.header or self._named.header
+        text = render(self.client, header, [*refused, *self._notes], self.outcome)
         if text == self._info:
             return True
         try:
@@ -386,18 +399,16 @@ class Session:
     def _say_rewritten(self, offset: int, frames: int) -> None:
         self._say("rewritten", offset=offset, frames=frames)
 
+    def _refuse(self, refusal: Refusal, count: int = 1) -> None:
+        self._named.add(refusal)
+        self._refusals.refuse(self.client, refusal, count, **self._about())
+
     def _say(self, kind: str, **fields: Any) -> None:
         client = f"{self.client[0]}:{self.client[1]}"
-        self._on_event(
-            kind,
-            {
-                "session": self.id,
-                "client": client,
-                "name": self.name,
-                "bytes": self.vmcore.coverage.total,
-                **fields,
-            },
-        )
+        self._on_event(kind, {"client": client, **self._about(), **fields})
+
+    def _about(self) -> dict[str, Any]:
+        return {"session": self.id, "name": self.name, "bytes": self.vmcore.coverage.total}
 
 
 Rule = Callable[[Session, Block, NDArray[np.uint8]], Seqnos]
@@ -417,14 +428,3 @@ RULES: Final[Mapping[tuple[State, MessageType], Rule]] = {
     (State.COMPLETE, MessageType.EKCD_KEY): Session._again,
     (State.COMPLETE, MessageType.FINISHED): Session._again,
 }
-
-
-def _take(block: Block, which: slice | NDArray[np.intp]) -> Block:
-    return Block(
-        types=block.types[which],
-        seqnos=block.seqnos[which],
-        offsets=block.offsets[which],
-        lengths=block.lengths[which],
-        aux2=block.aux2[which],
-        reasons=block.reasons[which],
-    )

@@ -16,14 +16,17 @@ import selectors
 import socket
 import struct
 import time
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
 
 from netdump.errors import NetdumpError
-from netdump.messages import ACK_SIZE, HEADER_SIZE, HERALD_PATH_MAX
+from netdump.messages import HEADER_SIZE, HERALD_PATH_MAX
 from server.core import HeraldReply, ServerCore
-from server.packets import MAX_DATAGRAM, OUR_ERRORS, ROWS, AckSender, Reader, make_reader
+from server.packets import AckSender, probe
+from server.readers import MAX_DATAGRAM, OUR_ERRORS, ROWS, Lack, Reader, SureReader
+from server.refusals import OnEvent
 
 #: Receive buffer of a client's socket, bytes. Default sizes hold 92 full frames: a window and a
 #: half, at which a busy disk costs a retransmission round.
@@ -60,11 +63,15 @@ class Shell:
         reader: Reader | None = None,
         sender: AckSender | None = None,
         max_datagram: int = MAX_DATAGRAM,
+        on_event: OnEvent | None = None,
     ) -> None:
         """Listens from here on. ``address``: numeric IPv4; ``port`` 0: the kernel chooses."""
         self._core = core
-        self._reader = reader or make_reader(max_datagram)
-        self._sender = sender or AckSender()
+        self._on_event = on_event
+        self._lacks = probe()
+        slow = {lack.call for lack in self._lacks}
+        self._reader = reader or SureReader(max_datagram, "recvmmsg" not in slow, self._tell)
+        self._sender = sender or AckSender("UDP_SEGMENT" not in slow, self._tell)
         self._sockets: dict[int, socket.socket] = {}
         self._complaints: dict[int, int] = {}
         self._stopping = False
@@ -98,6 +105,8 @@ class Shell:
 
     def run(self) -> None:
         """Serve until ``stop``; then finish the info files and close everything."""
+        for lack in self._lacks:
+            self._tell(lack)
         due = time.monotonic() + _TICK
         try:
             while not self._stopping:
@@ -143,8 +152,6 @@ class Shell:
             except OSError:
                 self._core.abandon(reply.session_id)
                 return
-            if len(reply.ack) == ACK_SIZE:
-                self._sender.prepare(sock)
             self._sockets[reply.session_id] = sock
             self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
         acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)
@@ -180,6 +187,13 @@ class Shell:
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
             self._core.abandon(session_id, f"{count} socket errors and no data, the last {name}")
             self._drop(session_id)
+
+    def _tell(self, lack: Lack) -> None:
+        """A fast call does not work: say so once. It changes the speed alone."""
+        if self._on_event is not None:
+            message = f"{lack.why}: from now on a call a datagram, which is slower and as exact"
+            fields = {"call": lack.call, "errno": lack.name, "message": message}
+            self._on_event("plain-calls", fields)
 
     def _forget(self, now: float) -> None:
         for session_id in self._core.tick(now):
@@ -250,8 +264,9 @@ def _enlarge(sock: socket.socket) -> None:
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
     except OSError:
-        # Not privileged, or not Linux: as much as the system's limit allows.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        # Not privileged, or not Linux: as much as the system's limit allows, and it may be none.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str:

@@ -51,6 +51,73 @@ def test_every_field_lies_where_kerneldump_h_puts_it() -> None:
     assert parse_kdh(bytes(by_hand)) == HEADER
 
 
+#: Where the older layouts differ: field, offset, octets.
+OLDER: dict[int, list[tuple[int, str | bytes]]] = {
+    1: [
+        (48, "000000004cb4f680"),
+        (56, "00001000"),
+        (60, b"dying"),
+        (124, b"FreeBSD 8"),
+        (316, b"p"),
+    ],
+    2: [
+        (48, "000000004cb4f680"),
+        (56, "00000800 00001000"),
+        (64, b"dying"),
+        (128, b"FreeBSD 8"),
+        (320, b"p"),
+    ],
+    3: [
+        (48, "99aabbccddeeff00 000000004cb4f680"),
+        (64, "00000800 00001000 01"),
+        (73, b"dying"),
+        (137, b"FreeBSD 8"),
+        (329, b"p"),
+    ],
+}
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_header_of_an_older_version_is_read_by_its_own_layout(version: int) -> None:
+    by_hand = bytearray(KDH_SIZE)
+    by_hand[0:19] = b"FreeBSD Kernel Dump"
+    by_hand[20:24] = b"i386"
+    by_hand[32:40] = bytes([0, 0, 0, version, 0, 0, 0, 2])
+    by_hand[40:48] = bytes.fromhex("1122334455667788")
+    for offset, what in OLDER[version]:
+        octets = bytes.fromhex(what) if isinstance(what, str) else what
+        by_hand[offset : offset + len(octets)] = octets
+    parity = 0
+    for (word,) in struct.iter_unpack(">I", bytes(by_hand)):
+        parity ^= word
+    by_hand[508:512] = parity.to_bytes(4, "big")
+    expected = KernelDumpHeader(
+        dumplength=0x1122334455667788,
+        dumptime=1286928000,
+        hostname="dying",
+        versionstring="FreeBSD 8",
+        panicstring="p",
+        dumpextent=0x99AABBCCDDEEFF00 if version == 3 else 0,
+        compression=1 if version == 3 else 0,
+        dumpkeysize=2048 if version > 1 else 0,
+        architecture="i386",
+        version=version,
+    )
+    assert parse_kdh(bytes(by_hand)) == expected
+    assert expected.pack() == bytes(by_hand)
+
+
+def test_a_text_fills_the_field_that_its_version_has() -> None:
+    for version, width in {1: 192, 2: 188, 3: 179, 4: 175}.items():
+        header = replace(HEADER, panicstring="p" * 200, version=version)
+        assert parse_kdh(header.pack()).panicstring == "p" * (width - 1)
+
+
+def test_there_is_no_header_of_version_5() -> None:
+    with pytest.raises(LocalError, match="no header of version 5"):
+        replace(HEADER, version=5).pack()
+
+
 def test_texts_are_cut_as_strlcpy_cuts_them() -> None:
     wire = KernelDumpHeader(
         dumplength=0, hostname="h" * 100, versionstring="v" * 192, panicstring="p" * 200
@@ -76,7 +143,9 @@ def test_a_text_dump_has_a_header_of_its_own_name() -> None:
         (HEADER.pack()[:-1], KdhLength),
         (HEADER.pack() + b"\0", KdhLength),
         (put(HEADER.pack(), 0, b"Cleared Kernel Dump"), KdhMagic),
-        (put(HEADER.pack(), 32, b"\0\0\0\1"), KdhVersion),
+        (put(HEADER.pack(), 32, b"\0\0\0\0"), KdhVersion),
+        (put(HEADER.pack(), 32, b"\0\0\0\5"), KdhVersion),
+        (put(HEADER.pack(), 32, b"\0\0\0\1"), KdhParity),
         (put(HEADER.pack(), 504, b"\0\0\0\1"), KdhParity),
     ],
 )
@@ -114,6 +183,32 @@ def test_arbitrary_octets_are_refused_by_the_typed_error(octets: bytes) -> None:
         parse_kdh(octets)
 
 
+@given(
+    octets=st.binary(min_size=512, max_size=512),
+    version=st.one_of(st.integers(0, 5), st.integers(0, 2**32 - 1)),
+    magic=st.sampled_from([b"FreeBSD Kernel Dump\0", b"FreeBSD Text Dump\0\0\0", b"X" * 20]),
+)
+@PROPERTY
+def test_a_header_of_any_version_is_read_or_refused_by_the_typed_error(
+    octets: bytes, version: int, magic: bytes
+) -> None:
+    wire = magic + octets[20:32] + version.to_bytes(4, "big") + octets[36:508]
+    parity = 0
+    for (word,) in struct.iter_unpack(">I", wire):
+        parity ^= word
+    wire += parity.to_bytes(4, "big")
+    try:
+        header = parse_kdh(wire)
+    except MalformedHeader:
+        assert magic[0] != ord("F") or version not in range(1, 5)
+    else:
+        assert header.version == version
+        assert header.dumplength == int.from_bytes(wire[40:48], "big")
+        f"{header.hostname}{header.versionstring}{header.panicstring}".encode()
+    with pytest.raises(MalformedHeader):
+        parse_kdh(wire[:508] + bytes(b ^ 0x80 for b in wire[508:]))
+
+
 @given(body=st.binary(min_size=468, max_size=468))
 @PROPERTY
 def test_a_header_with_arbitrary_fields_and_right_parity_is_read(body: bytes) -> None:
@@ -129,16 +224,18 @@ def test_a_header_with_arbitrary_fields_and_right_parity_is_read(body: bytes) ->
 @given(
     texts=st.tuples(*[st.text(st.characters(exclude_characters="\0"), max_size=80)] * 3),
     numbers=st.tuples(*[st.integers(0, 2**64 - 1)] * 3),
+    version=st.integers(1, 4),
 )
 @PROPERTY
 def test_whatever_is_packed_has_parity_and_reads_back(
-    texts: tuple[str, str, str], numbers: tuple[int, int, int]
+    texts: tuple[str, str, str], numbers: tuple[int, int, int], version: int
 ) -> None:
-    header = KernelDumpHeader(*numbers[:2], *texts, dumpextent=numbers[2])
+    header = KernelDumpHeader(*numbers[:2], *texts, dumpextent=numbers[2], version=version)
     wire = header.pack()
     assert len(wire) == KDH_SIZE
     assert parity_ok(wire)
     again = parse_kdh(wire)
-    assert (again.dumplength, again.dumptime, again.dumpextent) == numbers
+    extent = numbers[2] if version >= 3 else 0
+    assert (again.dumplength, again.dumptime, again.dumpextent) == (*numbers[:2], extent)
     if len(texts[0].encode("utf-8", "backslashreplace")) < 64:
         assert again.hostname == texts[0].encode("utf-8", "backslashreplace").decode()

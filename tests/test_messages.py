@@ -154,10 +154,10 @@ def test_a_batch_is_judged_as_its_datagrams_one_by_one(batch: list[bytes], spare
     assert block.refused() == expected
 
 
-def test_a_datagram_cut_by_the_receive_buffer_is_a_length_mismatch() -> None:
+def test_a_datagram_cut_by_the_receive_buffer_is_refused_as_too_long() -> None:
     wire = np.frombuffer(Message(MessageType.VMCORE, 2, 0, bytes(100)).pack(), np.uint8)
     block = parse_block(wire[None, :64], np.array([124]))
-    assert block.refused() == {"length-mismatch": 1}
+    assert block.refused() == {"datagram-too-long": 1}
 
 
 def test_an_ack_is_four_octets_and_nothing_else() -> None:

@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from netdump.checksum import checksum
 from netdump.kdh import COMPRESSION_ZSTD, KernelDumpHeader
 from netdump.messages import pack_acks
 from server.core import STOCK_DATAGRAM
-from server.packets import OUR_ERRORS, AckSender, Rows
+from server.packets import AckSender
+from server.readers import OUR_ERRORS, Rows
 from server.session import State
 from server.shell import MAX_COMPLAINTS, Shell
 from tests.server_rig import (
@@ -167,6 +169,9 @@ def test_a_complaint_about_an_earlier_ack_leaves_segments_alone(code: int) -> No
                 self.complaints -= 1
                 raise OSError(code, "about an earlier datagram")
             return len(octets)
+
+        def sendmsg(self, buffers: list[bytes], ancillary: object) -> int:
+            return self.send(b"".join(buffers))
 
     sender, sock = AckSender(), Complaining()
     for _ in range(3):
@@ -500,7 +505,7 @@ def test_stock_acks_understand_no_longer_datagrams_than_netdumpd(
     frame = vmcore(2, 0, bytes(STOCK_DATAGRAM - 24 + excess))
     stock = Rig(tmp_path, strict_finish=False)
     assert stock.say(stock.open(), frame) == ([] if excess else [2])
-    assert stock.core.refused == ({"length-mismatch": 1} if excess else {})
+    assert stock.core.refused == ({"datagram-too-long": 1} if excess else {})
     ours = Rig(tmp_path)
     assert ours.say(ours.open(), frame) == [2]
 
@@ -556,9 +561,13 @@ def test_the_manuals_table_has_the_words_of_the_info_files(tmp_path: Path) -> No
     tell(DRAWN, move, *parts, kdh(9, HEADER))
     tell(DRAWN, wait, parts[0])
     tell(DRAWN, wait, kdh(9, HEADER))
+    tell(KERNEL, silence, *parts, kdh(9, replace(HEADER, version=2)))
+    tell(KERNEL, silence, *parts, kdh(9, replace(HEADER, magic="OtherBSD Dump")))
+    tell(KERNEL, silence, parts[0], vmcore(9, 1448, bytes(9300)))
+    tell(KERNEL, silence, parts[0], vmcore(9, 70 << 30, b"x"))
     night = DOCS.read_text().split("## It is night")[1].split("\n## ")[0]
     rows = [line.split(" | ")[0] for line in night.splitlines() if line.startswith("| `")]
-    assert len(rows) == 12
+    assert len(rows) == 16
     for words in re.findall(r"`([^`]+)`", "\n".join(rows)):
         pattern = re.escape(words.replace("...", "")).replace("HOST", re.escape(HOST))
         pattern = re.sub(r"(?<![A-Z])N(?![a-z])", "[0-9a-f]+", pattern)

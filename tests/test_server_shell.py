@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -18,7 +17,8 @@ import pytest
 
 from netdump.kdh import KernelDumpHeader
 from netdump.messages import pack_acks
-from server.packets import AckSender, BatchReader, LoopReader, Reader
+from server.packets import AckSender
+from server.readers import BatchReader, LoopReader, Reader
 from tests.server_rig import finished, frames, herald, image_of, kdh, seqnos, vmcore
 
 ROOT = Path(__file__).parent.parent
@@ -315,7 +315,6 @@ def test_acks_are_a_datagram_each_in_order(
 ) -> None:
     one, two = pair
     sender = AckSender(segments)
-    sender.prepare(one)
     sender.send(one, pack_acks(np.arange(count)))
     received = []
     while True:
@@ -350,25 +349,6 @@ def test_an_ack_of_another_size_is_one_datagram(
     assert [two.recv(100), two.recv(100)] == [acks[0].tobytes(), acks[1].tobytes()]
     with pytest.raises(BlockingIOError):
         two.recv(100)
-
-
-def test_a_kernel_that_refuses_segments_gets_single_sends() -> None:
-    class Refusing:
-        sent: list[bytes] = []  # noqa: RUF012 - one instance
-
-        def setsockopt(self, *args: int) -> None:
-            """Takes the option and refuses its use, as kernels without checksum offload do."""
-
-        def send(self, octets: bytes) -> int:
-            if len(octets) > 4:
-                raise OSError(errno.EIO, "no checksum offload")
-            self.sent.append(octets)
-            return len(octets)
-
-    sender, sock = AckSender(), Refusing()
-    sender.send(sock, pack_acks(np.arange(100)))  # type: ignore[arg-type]
-    assert not sender.segments
-    assert len(sock.sent) == 100
 
 
 def test_acks_to_a_client_that_is_gone_are_counted_and_forgotten(

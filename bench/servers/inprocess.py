@@ -15,7 +15,7 @@ from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
-from server.session import OnEvent
+from server.refusals import OnEvent
 from server.store import FsyncPolicy, Store
 
 

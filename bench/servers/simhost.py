@@ -46,7 +46,7 @@ from netdump.inet import (
 )
 from netdump.messages import HERALD_PORT
 from nic_models.frames import Frames
-from server.packets import ROWS
+from server.readers import ROWS
 
 TTL: Final = 64
 TICK_NS: Final = 1_000_000_000
