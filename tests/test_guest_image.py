@@ -361,8 +361,8 @@ def test_a_damaged_elf_file_is_read_or_refused(damage: bytes, where: int, cut: b
 
 
 def test_the_real_kernel_is_the_one_in_the_real_bzimage(real: GuestImage) -> None:
-    packed = real.vmlinux.with_name("vmlinuz").read_bytes()
-    vmlinux = real.vmlinux.read_bytes()
+    packed = real.kernel.with_name("vmlinuz").read_bytes()
+    vmlinux = real.kernel.read_bytes()
     assert kernel.vmlinux(packed) == vmlinux
     assert kernel.release(packed) == real.release
     # Another reader of ELF files finds the entry where QEMU will look for it.
@@ -377,7 +377,7 @@ def test_the_real_kernel_is_the_one_in_the_real_bzimage(real: GuestImage) -> Non
 
 @pytest.mark.parametrize("part", [0.2, 0.999])
 def test_one_bit_in_the_real_bzimage_is_noticed(real: GuestImage, part: float) -> None:
-    packed = bytearray(real.vmlinux.with_name("vmlinuz").read_bytes())
+    packed = bytearray(real.kernel.with_name("vmlinuz").read_bytes())
     offset, length = struct.unpack_from("<II", packed, 0x248)
     packed[(packed[0x1F1] + 1) * 512 + offset + int(length * part)] ^= 0x10
     with pytest.raises(BadKernel, match="damaged: xz"):
@@ -499,22 +499,22 @@ def test_an_image_is_built_once_and_tells_of_what(tmp_path: Path) -> None:
     source, told = SmallSource("6.1-1"), list[str]()
     made = guest_image(tmp_path, told.append, sources=[source])
     assert (made.release, made.source) == (RELEASE, "small 6.1-1")
-    assert made.vmlinux.read_bytes() == small_vmlinux()
-    assert told[-1] == f"the guest image is {made.vmlinux.parent}: small 6.1-1"
-    manifest = json.loads(made.vmlinux.with_name("manifest.json").read_text())
+    assert made.kernel.read_bytes() == small_vmlinux()
+    assert told[-1] == f"the guest image is {made.kernel.parent}: small 6.1-1"
+    manifest = json.loads(made.kernel.with_name("manifest.json").read_text())
     assert manifest["packages"] == [{"name": "small", "version": "6.1-1", "sha256": "00"}]
     for name, checksum in manifest["files"].items():
-        data = (made.vmlinux.parent / name).read_bytes()
+        data = (made.kernel.parent / name).read_bytes()
         assert hashlib.sha256(data).hexdigest() == checksum
     told.clear()
     assert guest_image(tmp_path, told.append, sources=[source]) == made
     assert (source.asked, told) == (1, [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made.vmlinux.parent.name, "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.kernel.parent.name, "lock"]
 
 
 def test_the_same_ingredients_make_the_same_octets(tmp_path: Path) -> None:
     made = [guest_image(tmp_path / name, sources=[SmallSource()]) for name in "ab"]
-    assert made[0].vmlinux.parent.name == made[1].vmlinux.parent.name
+    assert made[0].kernel.parent.name == made[1].kernel.parent.name
     assert made[0].initramfs.read_bytes() == made[1].initramfs.read_bytes()
 
 
@@ -543,18 +543,18 @@ def test_a_damaged_image_is_made_anew(
 ) -> None:
     source, lines = SmallSource(), list[str]()
     made = guest_image(tmp_path, sources=[source])
-    damage(made.vmlinux.with_name(name))
+    damage(made.kernel.with_name(name))
     assert image.cached_image(tmp_path) is None
     assert guest_image(tmp_path, lines.append, sources=[source]) == made
-    assert f"{made.vmlinux.parent} is damaged ({told}): removing it" in lines[0]
-    assert made.vmlinux.read_bytes() == small_vmlinux()
+    assert f"{made.kernel.parent} is damaged ({told}): removing it" in lines[0]
+    assert made.kernel.read_bytes() == small_vmlinux()
     assert image.cached_image(tmp_path) == made
     assert source.asked == 2
 
 
 def test_on_demand_the_source_is_asked_again_and_the_newest_serves(tmp_path: Path) -> None:
     old = guest_image(tmp_path, sources=[SmallSource("1")])
-    os.utime(old.vmlinux, (1, 1))
+    os.utime(old.kernel, (1, 1))
     new = guest_image(tmp_path, sources=[SmallSource("2")], rebuild=True)
     assert new.source == "small 2"
     assert guest_image(tmp_path, sources=[]) == new
@@ -562,7 +562,7 @@ def test_on_demand_the_source_is_asked_again_and_the_newest_serves(tmp_path: Pat
     again = SmallSource("2")
     assert guest_image(tmp_path, sources=[again], rebuild=True) == new
     assert again.asked == 1
-    assert new.vmlinux.read_bytes() == small_vmlinux()
+    assert new.kernel.read_bytes() == small_vmlinux()
 
 
 def test_a_rebuild_that_fails_leaves_what_there_was(tmp_path: Path) -> None:
@@ -581,7 +581,7 @@ def test_an_image_of_another_recipe_is_left_alone(
     with monkeypatch.context() as other:
         other.setattr(image, "FORMAT", image.FORMAT + 1)
         theirs = guest_image(tmp_path, sources=[SmallSource()])
-        assert theirs.vmlinux.parent != ours.vmlinux.parent
+        assert theirs.kernel.parent != ours.kernel.parent
     assert guest_image(tmp_path, sources=[]) == ours
 
 
@@ -636,7 +636,7 @@ def test_a_killed_build_leaves_nothing_that_looks_like_an_image(tmp_path: Path) 
     assert list(tmp_path.glob(".building-*"))
     assert image.cached_image(tmp_path) is None
     made = guest_image(tmp_path, sources=[SmallSource()])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made.vmlinux.parent.name, "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.kernel.parent.name, "lock"]
 
 
 def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
@@ -653,7 +653,7 @@ def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
             if line.startswith("waiting for another process"):
                 (Path(sys.argv[1]) / "waits").touch()
                 print("waits", flush=True)
-        print(t.guest_image(Path(sys.argv[1]), tell, sources=[Slow()]).vmlinux)
+        print(t.guest_image(Path(sys.argv[1]), tell, sources=[Slow()]).kernel)
     """
     builders = [child(code, tmp_path) for _ in range(2)]
     outputs = []
@@ -662,7 +662,7 @@ def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
         assert builder.returncode == 0, output
         outputs.append(output.split())
     assert sorted(output[0] for output in outputs) == ["builds", "waits"]
-    assert outputs[0][1:] == outputs[1][1:] == [str(guest_image(tmp_path, sources=[]).vmlinux)]
+    assert outputs[0][1:] == outputs[1][1:] == [str(guest_image(tmp_path, sources=[]).kernel)]
 
 
 def test_the_wait_for_another_builder_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -733,7 +733,7 @@ def test_without_apt_the_hosts_own_kernel_serves(host: Path, tmp_path: Path) -> 
     sources: list[Source] = [DebianPackages(), HostKernel(host, RELEASE)]
     made = guest_image(tmp_path / "cache", sources=sources)
     assert (made.release, made.source) == (RELEASE, "the host's kernel")
-    assert made.vmlinux.read_bytes() == small_vmlinux()
+    assert made.kernel.read_bytes() == small_vmlinux()
     assert (host / "boot" / f"vmlinuz-{RELEASE}").exists()
 
 
@@ -823,9 +823,9 @@ def test_where_apt_has_no_index_the_build_fetches_its_own(
     told = list[str]()
     made = guest_image(tmp_path / "guests", told.append, sources=[DebianPackages()])
     assert "trying again with a fresh index" in told[0]
-    assert (made.release, made.vmlinux.read_bytes()) == (RELEASE, small_vmlinux())
+    assert (made.release, made.kernel.read_bytes()) == (RELEASE, small_vmlinux())
     assert made.source == f"Debian package linux-image-{RELEASE} 9.9.1-1"
-    manifest = json.loads(made.vmlinux.with_name("manifest.json").read_text())
+    manifest = json.loads(made.kernel.with_name("manifest.json").read_text())
     assert [(package["name"], package["version"]) for package in manifest["packages"]] == [
         (f"linux-image-{RELEASE}", "9.9.1-1"),
         ("busybox-static", "1:1.35.0-4+b1"),
@@ -905,7 +905,7 @@ class Booted:
                 *("timeout", "--signal=KILL", f"{2 * BOOT_TIMEOUT_S:.0f}"),
                 *("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"),
                 *("-no-reboot", "-accel", "tcg", "-machine", "pc", "-m", "260M"),
-                *("-kernel", made.vmlinux, "-initrd", made.initramfs),
+                *("-kernel", made.kernel, "-initrd", made.initramfs),
                 *("-append", f"console=ttyS0 mem=256M {parameters}"),
                 *("-chardev", "stdio,id=ser0,signal=off", "-serial", "chardev:ser0"),
                 *("-device", "pvpanic", "-device", "vmcoreinfo", "-action", "panic=none"),
