@@ -45,6 +45,14 @@ from guest.linux.kernel import BadKernel
 from guest.linux.modules import BadModules, ModuleTree, load_order
 from guest.linux.packages import DebianPackages
 from guest.linux.sources import Ingredients, Package, Progress, Source, SourceUnavailable
+from tests.packers import (
+    packed_lz4,
+    packed_lzo,
+    packed_zstd,
+    packed_zstd_in_frames,
+    sized,
+    zstd_frame,
+)
 
 ROOT: Final = Path(__file__).parent.parent
 RELEASE: Final = "9.9.0-1-amd64"
@@ -119,10 +127,6 @@ def bzimage(payload: bytes, version: int = 0x20F) -> bytes:
     struct.pack_into("<H", header, 0x20E, 0x100)
     struct.pack_into("<II", header, 0x248, 16, len(payload))
     return bytes(header) + bytes(16) + payload + b"relocations"
-
-
-def sized(packed: bytes, original: bytes) -> bytes:
-    return packed + struct.pack("<I", len(original))
 
 
 def packed_xz(data: bytes) -> bytes:
@@ -298,6 +302,10 @@ PACKERS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),
     "bzip2": lambda data: sized(bz2.compress(data), data),
     "lzma": lambda data: sized(lzma.compress(data, lzma.FORMAT_ALONE), data),
+    "zstd": packed_zstd,
+    "zstd-in-frames": packed_zstd_in_frames,
+    "lz4": packed_lz4,
+    "lzo": packed_lzo,
 }
 
 
@@ -316,8 +324,16 @@ def test_a_kernel_comes_out_as_it_went_in(packer: str) -> None:
         (bytes(4096), "no bzImage: there is no boot sector"),
         (bzimage(b"")[:0x1FE] + b"\x55\xaa" + bytes(999), "no bzImage: there is no setup header"),
         (bzimage(b"x", version=0x207), r"boot protocol 2\.07"),
-        (bzimage(b"\x28\xb5\x2f\xfd rest"), "compressed with zstd"),
-        (bzimage(b"\x02\x21\x4c\x18 rest"), "compressed with lz4"),
+        (bzimage(b"\x28\xb5\x2f\xfd rest"), "damaged: "),
+        (
+            bzimage(b"\x02\x21\x4c\x18 rest"),
+            "damaged: lz4: a block of 1936028192 octets, 1 are left",
+        ),
+        (bzimage(packed_zstd(small_vmlinux())[:-9] + bytes(9)), "damaged: "),
+        (bzimage(packed_zstd(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
+        (bzimage(packed_lz4(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
+        (bzimage(packed_lzo(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
+        (bzimage(packed_lzo(small_vmlinux())[:60] + bytes(99)), "damaged: lzo: a block"),
         (bzimage(b"plain text"), "unknown way: it begins 70 6c 61 69 6e 20"),
         (bzimage(packed_xz(small_vmlinux()))[:-200], "cut short: its payload is octets 1040 to"),
         (bzimage(packed_xz(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
@@ -344,8 +360,8 @@ def test_a_damaged_bzimage_gives_its_kernel_or_a_typed_error(
     damaged = whole[:at] + damage + whole[at + len(damage) :]
     with contextlib.suppress(BadKernel):  # anything else fails here
         found = kernel.vmlinux(damaged)
-        # bzip2, xz and gzip carry a checksum; plain lzma does not.
-        assert packer == "lzma" or found == vmlinux
+        # All carry a checksum but plain lzma and lz4.
+        assert packer in ("lzma", "lz4") or found == vmlinux
 
 
 @given(st.binary(max_size=200), st.integers(0), st.booleans())
@@ -416,12 +432,13 @@ def test_modules_are_read_however_they_are_packed(tmp_path: Path) -> None:
         "top.ko.xz": lzma.compress(module("middle,built-in")),
         "middle.ko.gz": gzip.compress(module("low-level")),
         "low_level.ko": module(),
+        "newest.ko.zst": zstd_frame(module("top")),
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "modules.builtin").write_text("kernel/lib/built-in.ko\n")
-    loaded = ModuleTree(tmp_path).closure(["top", "built-in"])
-    assert [module.name for module in loaded] == ["low_level", "middle", "top"]
+    loaded = ModuleTree(tmp_path).closure(["newest", "built-in"])
+    assert [module.name for module in loaded] == ["low_level", "middle", "top", "newest"]
     assert all(module.data.startswith(b"\x7fELF") for module in loaded)
 
 
@@ -429,7 +446,9 @@ def test_modules_are_read_however_they_are_packed(tmp_path: Path) -> None:
     ("file", "data", "told"),
     [
         ("other.ko", module(), "there is no module wanted, and it is not built in"),
-        ("wanted.ko.zst", b"", r"named \*\.ko\.zst can't be read"),
+        ("wanted.ko.br", b"", r"named \*\.ko\.br can't be read"),
+        ("wanted.ko.zst", zstd_frame(module())[:-9], r"wanted\.ko\.zst: "),
+        ("wanted.ko.zst", zstd_frame(module()) + b"more", "does not end where the file ends"),
         ("wanted.ko.xz", lzma.compress(module())[:-20], r"wanted\.ko\.xz: "),
         ("wanted.ko.gz", gzip.compress(module())[:-9], r"wanted\.ko\.gz: "),
         ("wanted.ko", module()[:100], r"wanted\.ko: the section table is said to be"),
@@ -586,13 +605,13 @@ def test_an_image_of_another_recipe_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    "trouble", ["unavailable", "zstd", "no module"], ids=lambda text: text.replace(" ", "-")
+    "trouble", ["unavailable", "damaged", "no module"], ids=lambda text: text.replace(" ", "-")
 )
 def test_the_next_source_is_tried(tmp_path: Path, trouble: str) -> None:
     first, second = SmallSource("1"), SmallSource("2")
     if trouble == "unavailable":
         first.trouble = SourceUnavailable("there is no apt-get")
-    elif trouble == "zstd":
+    elif trouble == "damaged":
         first.bzimage = bzimage(b"\x28\xb5\x2f\xfd rest")
     else:
         first.trouble = BadModules("there is no module e1000")

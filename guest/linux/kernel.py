@@ -129,7 +129,7 @@ def pvh_entry(kernel: bytes) -> int:
             if (note.owner, note.type) == (b"Xen", XEN_ELFNOTE_PHYS32_ENTRY):
                 return int.from_bytes(note.desc[:8], "little")
     except BadElf as error:
-        raise BadKernel(f"what should be the kernel is none: {error}") from error
+        raise BadKernel(f"what should be the kernel is no kernel: {error}") from error
     raise Unopenable("the kernel has no PVH entry (built without CONFIG_PVH): QEMU can't enter it")
 
 
