@@ -10,7 +10,7 @@ SETUP    := scripts/make-venv $(VENV)
 INPUTS   := pyproject.toml constraints.txt scripts/make-venv
 
 # What the user wrote reaches the commands through the environment: no quote in it is the shell's.
-export PYTHON NAME TIER SEED PROFILE
+export PYTHON NAME TIER SEED PROFILE KERNEL MODULES
 
 .DEFAULT_GOAL := help
 .PHONY: help scenario list doctor test lint bench soak serve clean
@@ -18,6 +18,7 @@ export PYTHON NAME TIER SEED PROFILE
 help:
 	@echo 'make scenario NAME=promisc-panic [TIER=tap|qemu|sim] [SEED=1] [PROFILE=netdump2]'
 	@echo '                 play a scenario and print its verdict'
+	@echo '                 [KERNEL=/boot/vmlinuz-... [MODULES=/lib/modules/...]]  its Linux guest'
 	@echo 'make list        the scenarios that there are'
 	@echo 'make doctor      what this machine can play, and what it lacks'
 	@echo 'make serve ARGS="--bind 0.0.0.0 --dumpdir DIR"'
@@ -38,12 +39,13 @@ scenario: $(VENV)/.ready
 	@if [ -z "$$NAME" ]; then \
 	    echo 'which one? make scenario NAME=...' >&2; $(BENCH) list >&2; exit 2; \
 	fi; \
+	guest=($${KERNEL:+--kernel "$$KERNEL"} $${MODULES:+--modules "$$MODULES"}); \
 	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
-	    lacks=$$($(BENCH) needs $${TIER:+--tier "$$TIER"} -- "$$NAME") || exit $$?; \
+	    lacks=$$($(BENCH) needs $${TIER:+--tier "$$TIER"} "$${guest[@]}" -- "$$NAME") || exit $$?; \
 	    [ -z "$$lacks" ] || scripts/debian-packages $$lacks || exit $$?; \
 	fi; \
 	$(BENCH) run $${TIER:+--tier "$$TIER"} $${SEED:+--seed "$$SEED"} \
-	    $${PROFILE:+--profile "$$PROFILE"} -- "$$NAME"
+	    $${PROFILE:+--profile "$$PROFILE"} "$${guest[@]}" -- "$$NAME"
 
 list doctor: $(VENV)/.ready
 	@$(BENCH) $@

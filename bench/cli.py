@@ -27,6 +27,7 @@ from rich.text import Text
 
 from bench import doctor
 from bench.errors import BadInput, BenchError, MachineLacks
+from bench.guests import with_kernel
 from bench.play import MAX_SEED, play, replay
 from bench.progress import Progress, make_progress
 from bench.repeat import Trial, outcomes, repeat
@@ -168,6 +169,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a file")
+    return Path(text)
+
+
 def _folder(text: str) -> Path:
     if not text:  # a shell variable that was never set
         raise argparse.ArgumentTypeError("is empty: name a folder")
@@ -189,6 +196,7 @@ def _parser() -> _Parser:
     run.add_argument("--tier", metavar="T", help="tap, qemu or sim (default: the most real)")
     run.add_argument("--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="default 1")
     run.add_argument("--profile", metavar="P", help=f"only the cases of {', '.join(PROFILES)}")
+    _kernel_options(run)
     run.add_argument(
         "--repeat", type=_count, metavar="N", help="play N runs, with N seeds, and compare them"
     )
@@ -199,6 +207,7 @@ def _parser() -> _Parser:
     needs = commands.add_parser("needs", help="groups of Debian packages that a scenario lacks")
     needs.add_argument("scenario", metavar="NAME|FILE")
     needs.add_argument("--tier", metavar="T")
+    _kernel_options(needs)
     needs.set_defaults(run=_needs)
 
     listing = commands.add_parser("list", help="the scenarios that there are")
@@ -217,6 +226,18 @@ def _parser() -> _Parser:
     serve = commands.add_parser("serve", help="the dump server by itself, for a real network")
     _serve_options(serve)
     return parser
+
+
+def _kernel_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel", type=_path, metavar="FILE", help="the Linux guest's: a bzImage or a vmlinux"
+    )
+    parser.add_argument(
+        "--modules",
+        type=_folder,
+        metavar="DIR",
+        help="its modules (default: beside it, or /lib/modules)",
+    )
 
 
 def _output_options(parser: _Parser, runs_default: str | None = DEFAULT_RUNS) -> None:
@@ -266,6 +287,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
                 f" ({', '.join(PROFILES)})"
             )
         scenario = only_profile(scenario, arguments.profile)
+    scenario = with_kernel(scenario, arguments.kernel, arguments.modules, arguments.tier)
     if arguments.repeat:
         return _repeat(arguments, scenario)
     if arguments.jobs:
@@ -295,9 +317,9 @@ def _repeat(arguments: argparse.Namespace, scenario: Scenario) -> int:
     if seeds[-1] > MAX_SEED:
         raise BadInput(f"--repeat {arguments.repeat}: the last seed would be beyond 2^63-1")
     again = [sys.executable, "-m", "bench", "run", "--json", "--quiet", "--runs", arguments.runs]
-    for option in ("tier", "profile"):
+    for option in ("tier", "profile", "kernel", "modules"):
         if (value := getattr(arguments, option)) is not None:
-            again += [f"--{option}", value]
+            again += [f"--{option}", str(value)]
 
     def say(trial: Trial) -> None:
         if not (arguments.quiet or arguments.json):
@@ -370,7 +392,10 @@ def _console() -> Console:
 
 def _needs(arguments: argparse.Namespace, _words: list[str]) -> int:
     """For ``make scenario``, which installs them where it may."""
-    groups = missing_packages(load_scenario(arguments.scenario), arguments.tier)
+    scenario = load_scenario(arguments.scenario)
+    # A kernel that can't be played is told before anything is installed for it.
+    with_kernel(scenario, arguments.kernel, arguments.modules, arguments.tier)
+    groups = missing_packages(scenario, arguments.tier)
     with _printing():
         print(*groups)
     return 0

@@ -165,7 +165,7 @@ def _guest_image() -> Capability:
     if image is None:
         what = "none yet: the first scenario that wants one downloads a kernel and builds it"
         return Capability(False, what, "make scenario NAME=nmi-panic")
-    return Capability(True, f"Linux {image.release}, {image.source}, in {image.vmlinux.parent}")
+    return Capability(True, f"Linux {image.release}, {image.source}, in {image.kernel.parent}")
 
 
 def _kvm() -> Capability:

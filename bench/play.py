@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import BadInput, MachineLacks
+from bench.guests import another_kernel, as_played, booted, has_guest, sound_guest
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -30,7 +31,7 @@ from bench.runs import (
     is_output_trouble,
     output_trouble,
 )
-from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
+from bench.scenario import Scenario, only_profile, parse_scenario
 from bench.tiers import ON_A_TAP, PROBES, Choice, choose_tier, wants_tap
 from bench.verdict import RunResult, to_text
 from bench.wire.contracts import Capability
@@ -44,6 +45,7 @@ _SOUND: Final[dict[str, Callable[[Any], bool]]] = {
     ),
     "tier": lambda tier: isinstance(tier, str),
     "seed": lambda seed: type(seed) is int and 0 <= seed <= MAX_SEED,
+    "guest": sound_guest,
     "only_profile": lambda name: name is None or isinstance(name, str),
     "cases": lambda cases: isinstance(cases, list) and all(isinstance(c, dict) for c in cases),
 }
@@ -65,6 +67,8 @@ def play(
     before_tap: Callable[[], None],
 ) -> RunResult:
     """Play it; the run folder is kept. ``before_tap`` may replace this process."""
+    if scenario.kernel is not None:
+        tier = tier or "qemu"  # no other tier would play that kernel
     probes = probes_for(scenario) if (tier or scenario.tiers[0]) == "qemu" else PROBES
     if wants_tap(scenario, tier):
         before_tap()
@@ -84,6 +88,8 @@ class Replay:
     outcome_same: bool
     files_same: dict[str, bool]
     """Sim only: the same bytes?"""
+    another_kernel: str = ""
+    """Where the Linux guests had another kernel than this time: a line that says so."""
 
     @property
     def same(self) -> bool:
@@ -95,6 +101,7 @@ class Replay:
             "same": self.same,
             "outcome_same": self.outcome_same,
             "files_same": self.files_same,
+            "another_kernel": self.another_kernel,
             "verdict": self.result.as_json(),
         }
 
@@ -106,6 +113,7 @@ class Replay:
             said += ", ".join(differing[:3])
         elif self.files_same:
             said += f", and the same bytes in {len(self.files_same)} event logs and captures"
+        said += f". {self.another_kernel}" if self.another_kernel else ""
         return f"Replay of {self.folder}: {said}."
 
 
@@ -126,6 +134,7 @@ def replay(
     scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO))
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
+    scenario = as_played(scenario, verdict.get("guest"), folder)
     tier, seed = verdict["tier"], verdict["seed"]
     probes = probes_for(scenario) if tier == "qemu" else PROBES
     if tier in ON_A_TAP:
@@ -138,7 +147,7 @@ def replay(
         files = _same_files(folder, again.path) if tier == "sim" else {}
         if not (outcome_same and all(files.values())):
             _keep(again, scenario, result)
-    return Replay(folder, result, outcome_same, files)
+    return Replay(folder, result, outcome_same, files, another_kernel(verdict.get("guest"), result))
 
 
 def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
@@ -147,15 +156,21 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
 
     Called before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
     """
-    if not any(case.machine.kind == "linux" for case in expand_cases(scenario)):
+    if not has_guest(scenario):
         return PROBES
     from bench.qemu_nic import can_qemu
     from guest.linux.image import GuestImageUnavailable, guest_image
+    from guest.linux.ownkernel import BadChoice
 
     if "qemu" not in scenario.tiers or not can_qemu().ok:
         return PROBES  # whoever chooses the tier will say so
     try:
-        guest_image(progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr))
+        guest_image(
+            progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr),
+            choice=scenario.kernel,
+        )
+    except BadChoice as error:
+        raise BadInput(str(error)) from None
     except GuestImageUnavailable as error:
         lacks = Capability(False, f"no Linux guest: {error.why}", error.cure)
         return {**PROBES, "qemu": lambda: lacks}
@@ -194,6 +209,7 @@ def _run(
             progress=progress,
         )
     result.title, result.why, result.story = scenario.title, scenario.why, scenario.story
+    result.guest = booted(scenario) if choice.tier == "qemu" else None
     result.only_profile = scenario.profiles[0] if scenario.profiles else None
     result.run_folder = result.replay = ""
     return result

@@ -113,6 +113,8 @@ def paragraphs(result: RunResult) -> Iterator[Paragraph]:
         yield Paragraph("tier", result.why_this_tier)
     yield Paragraph("", f"{result.title}.", "bold")
     yield Paragraph("why", result.why)
+    if result.guest is not None:
+        yield Paragraph("guest", f"{result.guest}.")
     yield Paragraph("story", " ".join(result.story.split()))
     yield BLANK
     for _, group in groupby(result.cases, key=lambda case: case.group or case.name):

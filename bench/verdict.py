@@ -154,6 +154,24 @@ class CaseResult:
         return whole
 
 
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The kernel of a scenario's Linux guests."""
+
+    release: str
+    source: str
+    """Where it came from, for the reader."""
+    sha256: str
+    """Of what QEMU booted."""
+    kernel: str | None = None
+    """The file that was named; None: the distribution's kernel was taken."""
+    modules: str | None = None
+    """The folder of its modules, where that was named, too."""
+
+    def __str__(self) -> str:
+        return f"Linux {self.release}, {self.source}"
+
+
 @dataclass(slots=True)
 class RunResult:
     """One scenario on one tier."""
@@ -170,6 +188,8 @@ class RunResult:
     title: str = ""
     why: str = ""
     story: str = ""
+    guest: Guest | None = None
+    """What its Linux guests booted; None where it has none."""
     only_profile: str | None = None
     """Set where --profile left out the others' cases."""
     not_played: list[str] = field(default_factory=list)
@@ -196,6 +216,7 @@ class RunResult:
             "replay": self.replay,
             "title": self.title,
             "why": self.why,
+            "guest": None if self.guest is None else asdict(self.guest),
             "only_profile": self.only_profile,
             "not_played": self.not_played,
             "cases": [case.as_json() for case in self.cases],

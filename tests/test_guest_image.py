@@ -45,6 +45,14 @@ from guest.linux.kernel import BadKernel
 from guest.linux.modules import BadModules, ModuleTree, load_order
 from guest.linux.packages import DebianPackages
 from guest.linux.sources import Ingredients, Package, Progress, Source, SourceUnavailable
+from tests.packers import (
+    packed_lz4,
+    packed_lzo,
+    packed_zstd,
+    packed_zstd_in_frames,
+    sized,
+    zstd_frame,
+)
 
 ROOT: Final = Path(__file__).parent.parent
 RELEASE: Final = "9.9.0-1-amd64"
@@ -119,10 +127,6 @@ def bzimage(payload: bytes, version: int = 0x20F) -> bytes:
     struct.pack_into("<H", header, 0x20E, 0x100)
     struct.pack_into("<II", header, 0x248, 16, len(payload))
     return bytes(header) + bytes(16) + payload + b"relocations"
-
-
-def sized(packed: bytes, original: bytes) -> bytes:
-    return packed + struct.pack("<I", len(original))
 
 
 def packed_xz(data: bytes) -> bytes:
@@ -298,6 +302,10 @@ PACKERS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),
     "bzip2": lambda data: sized(bz2.compress(data), data),
     "lzma": lambda data: sized(lzma.compress(data, lzma.FORMAT_ALONE), data),
+    "zstd": packed_zstd,
+    "zstd-in-frames": packed_zstd_in_frames,
+    "lz4": packed_lz4,
+    "lzo": packed_lzo,
 }
 
 
@@ -316,8 +324,16 @@ def test_a_kernel_comes_out_as_it_went_in(packer: str) -> None:
         (bytes(4096), "no bzImage: there is no boot sector"),
         (bzimage(b"")[:0x1FE] + b"\x55\xaa" + bytes(999), "no bzImage: there is no setup header"),
         (bzimage(b"x", version=0x207), r"boot protocol 2\.07"),
-        (bzimage(b"\x28\xb5\x2f\xfd rest"), "compressed with zstd"),
-        (bzimage(b"\x02\x21\x4c\x18 rest"), "compressed with lz4"),
+        (bzimage(b"\x28\xb5\x2f\xfd rest"), "damaged: "),
+        (
+            bzimage(b"\x02\x21\x4c\x18 rest"),
+            "damaged: lz4: a block of 1936028192 octets, 1 are left",
+        ),
+        (bzimage(packed_zstd(small_vmlinux())[:-9] + bytes(9)), "damaged: "),
+        (bzimage(packed_zstd(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
+        (bzimage(packed_lz4(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
+        (bzimage(packed_lzo(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
+        (bzimage(packed_lzo(small_vmlinux())[:60] + bytes(99)), "damaged: lzo: a block"),
         (bzimage(b"plain text"), "unknown way: it begins 70 6c 61 69 6e 20"),
         (bzimage(packed_xz(small_vmlinux()))[:-200], "cut short: its payload is octets 1040 to"),
         (bzimage(packed_xz(small_vmlinux())[:-4] + b"\1\0\0\0"), "damaged: .* 1 went in"),
@@ -344,8 +360,8 @@ def test_a_damaged_bzimage_gives_its_kernel_or_a_typed_error(
     damaged = whole[:at] + damage + whole[at + len(damage) :]
     with contextlib.suppress(BadKernel):  # anything else fails here
         found = kernel.vmlinux(damaged)
-        # bzip2, xz and gzip carry a checksum; plain lzma does not.
-        assert packer == "lzma" or found == vmlinux
+        # All carry a checksum but plain lzma and lz4.
+        assert packer in ("lzma", "lz4") or found == vmlinux
 
 
 @given(st.binary(max_size=200), st.integers(0), st.booleans())
@@ -361,8 +377,8 @@ def test_a_damaged_elf_file_is_read_or_refused(damage: bytes, where: int, cut: b
 
 
 def test_the_real_kernel_is_the_one_in_the_real_bzimage(real: GuestImage) -> None:
-    packed = real.vmlinux.with_name("vmlinuz").read_bytes()
-    vmlinux = real.vmlinux.read_bytes()
+    packed = real.kernel.with_name("vmlinuz").read_bytes()
+    vmlinux = real.kernel.read_bytes()
     assert kernel.vmlinux(packed) == vmlinux
     assert kernel.release(packed) == real.release
     # Another reader of ELF files finds the entry where QEMU will look for it.
@@ -377,7 +393,7 @@ def test_the_real_kernel_is_the_one_in_the_real_bzimage(real: GuestImage) -> Non
 
 @pytest.mark.parametrize("part", [0.2, 0.999])
 def test_one_bit_in_the_real_bzimage_is_noticed(real: GuestImage, part: float) -> None:
-    packed = bytearray(real.vmlinux.with_name("vmlinuz").read_bytes())
+    packed = bytearray(real.kernel.with_name("vmlinuz").read_bytes())
     offset, length = struct.unpack_from("<II", packed, 0x248)
     packed[(packed[0x1F1] + 1) * 512 + offset + int(length * part)] ^= 0x10
     with pytest.raises(BadKernel, match="damaged: xz"):
@@ -416,12 +432,13 @@ def test_modules_are_read_however_they_are_packed(tmp_path: Path) -> None:
         "top.ko.xz": lzma.compress(module("middle,built-in")),
         "middle.ko.gz": gzip.compress(module("low-level")),
         "low_level.ko": module(),
+        "newest.ko.zst": zstd_frame(module("top")),
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "modules.builtin").write_text("kernel/lib/built-in.ko\n")
-    loaded = ModuleTree(tmp_path).closure(["top", "built-in"])
-    assert [module.name for module in loaded] == ["low_level", "middle", "top"]
+    loaded = ModuleTree(tmp_path).closure(["newest", "built-in"])
+    assert [module.name for module in loaded] == ["low_level", "middle", "top", "newest"]
     assert all(module.data.startswith(b"\x7fELF") for module in loaded)
 
 
@@ -429,7 +446,9 @@ def test_modules_are_read_however_they_are_packed(tmp_path: Path) -> None:
     ("file", "data", "told"),
     [
         ("other.ko", module(), "there is no module wanted, and it is not built in"),
-        ("wanted.ko.zst", b"", r"named \*\.ko\.zst can't be read"),
+        ("wanted.ko.br", b"", r"named \*\.ko\.br can't be read"),
+        ("wanted.ko.zst", zstd_frame(module())[:-9], r"wanted\.ko\.zst: "),
+        ("wanted.ko.zst", zstd_frame(module()) + b"more", "does not end where the file ends"),
         ("wanted.ko.xz", lzma.compress(module())[:-20], r"wanted\.ko\.xz: "),
         ("wanted.ko.gz", gzip.compress(module())[:-9], r"wanted\.ko\.gz: "),
         ("wanted.ko", module()[:100], r"wanted\.ko: the section table is said to be"),
@@ -499,22 +518,22 @@ def test_an_image_is_built_once_and_tells_of_what(tmp_path: Path) -> None:
     source, told = SmallSource("6.1-1"), list[str]()
     made = guest_image(tmp_path, told.append, sources=[source])
     assert (made.release, made.source) == (RELEASE, "small 6.1-1")
-    assert made.vmlinux.read_bytes() == small_vmlinux()
-    assert told[-1] == f"the guest image is {made.vmlinux.parent}: small 6.1-1"
-    manifest = json.loads(made.vmlinux.with_name("manifest.json").read_text())
+    assert made.kernel.read_bytes() == small_vmlinux()
+    assert told[-1] == f"the guest image is {made.kernel.parent}: small 6.1-1"
+    manifest = json.loads(made.kernel.with_name("manifest.json").read_text())
     assert manifest["packages"] == [{"name": "small", "version": "6.1-1", "sha256": "00"}]
     for name, checksum in manifest["files"].items():
-        data = (made.vmlinux.parent / name).read_bytes()
+        data = (made.kernel.parent / name).read_bytes()
         assert hashlib.sha256(data).hexdigest() == checksum
     told.clear()
     assert guest_image(tmp_path, told.append, sources=[source]) == made
     assert (source.asked, told) == (1, [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made.vmlinux.parent.name, "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.kernel.parent.name, "lock"]
 
 
 def test_the_same_ingredients_make_the_same_octets(tmp_path: Path) -> None:
     made = [guest_image(tmp_path / name, sources=[SmallSource()]) for name in "ab"]
-    assert made[0].vmlinux.parent.name == made[1].vmlinux.parent.name
+    assert made[0].kernel.parent.name == made[1].kernel.parent.name
     assert made[0].initramfs.read_bytes() == made[1].initramfs.read_bytes()
 
 
@@ -543,18 +562,18 @@ def test_a_damaged_image_is_made_anew(
 ) -> None:
     source, lines = SmallSource(), list[str]()
     made = guest_image(tmp_path, sources=[source])
-    damage(made.vmlinux.with_name(name))
+    damage(made.kernel.with_name(name))
     assert image.cached_image(tmp_path) is None
     assert guest_image(tmp_path, lines.append, sources=[source]) == made
-    assert f"{made.vmlinux.parent} is damaged ({told}): removing it" in lines[0]
-    assert made.vmlinux.read_bytes() == small_vmlinux()
+    assert f"{made.kernel.parent} is damaged ({told}): removing it" in lines[0]
+    assert made.kernel.read_bytes() == small_vmlinux()
     assert image.cached_image(tmp_path) == made
     assert source.asked == 2
 
 
 def test_on_demand_the_source_is_asked_again_and_the_newest_serves(tmp_path: Path) -> None:
     old = guest_image(tmp_path, sources=[SmallSource("1")])
-    os.utime(old.vmlinux, (1, 1))
+    os.utime(old.kernel, (1, 1))
     new = guest_image(tmp_path, sources=[SmallSource("2")], rebuild=True)
     assert new.source == "small 2"
     assert guest_image(tmp_path, sources=[]) == new
@@ -562,7 +581,7 @@ def test_on_demand_the_source_is_asked_again_and_the_newest_serves(tmp_path: Pat
     again = SmallSource("2")
     assert guest_image(tmp_path, sources=[again], rebuild=True) == new
     assert again.asked == 1
-    assert new.vmlinux.read_bytes() == small_vmlinux()
+    assert new.kernel.read_bytes() == small_vmlinux()
 
 
 def test_a_rebuild_that_fails_leaves_what_there_was(tmp_path: Path) -> None:
@@ -581,18 +600,18 @@ def test_an_image_of_another_recipe_is_left_alone(
     with monkeypatch.context() as other:
         other.setattr(image, "FORMAT", image.FORMAT + 1)
         theirs = guest_image(tmp_path, sources=[SmallSource()])
-        assert theirs.vmlinux.parent != ours.vmlinux.parent
+        assert theirs.kernel.parent != ours.kernel.parent
     assert guest_image(tmp_path, sources=[]) == ours
 
 
 @pytest.mark.parametrize(
-    "trouble", ["unavailable", "zstd", "no module"], ids=lambda text: text.replace(" ", "-")
+    "trouble", ["unavailable", "damaged", "no module"], ids=lambda text: text.replace(" ", "-")
 )
 def test_the_next_source_is_tried(tmp_path: Path, trouble: str) -> None:
     first, second = SmallSource("1"), SmallSource("2")
     if trouble == "unavailable":
         first.trouble = SourceUnavailable("there is no apt-get")
-    elif trouble == "zstd":
+    elif trouble == "damaged":
         first.bzimage = bzimage(b"\x28\xb5\x2f\xfd rest")
     else:
         first.trouble = BadModules("there is no module e1000")
@@ -636,7 +655,7 @@ def test_a_killed_build_leaves_nothing_that_looks_like_an_image(tmp_path: Path) 
     assert list(tmp_path.glob(".building-*"))
     assert image.cached_image(tmp_path) is None
     made = guest_image(tmp_path, sources=[SmallSource()])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [made.vmlinux.parent.name, "lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [made.kernel.parent.name, "lock"]
 
 
 def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
@@ -653,7 +672,7 @@ def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
             if line.startswith("waiting for another process"):
                 (Path(sys.argv[1]) / "waits").touch()
                 print("waits", flush=True)
-        print(t.guest_image(Path(sys.argv[1]), tell, sources=[Slow()]).vmlinux)
+        print(t.guest_image(Path(sys.argv[1]), tell, sources=[Slow()]).kernel)
     """
     builders = [child(code, tmp_path) for _ in range(2)]
     outputs = []
@@ -662,7 +681,7 @@ def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
         assert builder.returncode == 0, output
         outputs.append(output.split())
     assert sorted(output[0] for output in outputs) == ["builds", "waits"]
-    assert outputs[0][1:] == outputs[1][1:] == [str(guest_image(tmp_path, sources=[]).vmlinux)]
+    assert outputs[0][1:] == outputs[1][1:] == [str(guest_image(tmp_path, sources=[]).kernel)]
 
 
 def test_the_wait_for_another_builder_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -733,7 +752,7 @@ def test_without_apt_the_hosts_own_kernel_serves(host: Path, tmp_path: Path) -> 
     sources: list[Source] = [DebianPackages(), HostKernel(host, RELEASE)]
     made = guest_image(tmp_path / "cache", sources=sources)
     assert (made.release, made.source) == (RELEASE, "the host's kernel")
-    assert made.vmlinux.read_bytes() == small_vmlinux()
+    assert made.kernel.read_bytes() == small_vmlinux()
     assert (host / "boot" / f"vmlinuz-{RELEASE}").exists()
 
 
@@ -823,9 +842,9 @@ def test_where_apt_has_no_index_the_build_fetches_its_own(
     told = list[str]()
     made = guest_image(tmp_path / "guests", told.append, sources=[DebianPackages()])
     assert "trying again with a fresh index" in told[0]
-    assert (made.release, made.vmlinux.read_bytes()) == (RELEASE, small_vmlinux())
+    assert (made.release, made.kernel.read_bytes()) == (RELEASE, small_vmlinux())
     assert made.source == f"Debian package linux-image-{RELEASE} 9.9.1-1"
-    manifest = json.loads(made.vmlinux.with_name("manifest.json").read_text())
+    manifest = json.loads(made.kernel.with_name("manifest.json").read_text())
     assert [(package["name"], package["version"]) for package in manifest["packages"]] == [
         (f"linux-image-{RELEASE}", "9.9.1-1"),
         ("busybox-static", "1:1.35.0-4+b1"),
@@ -905,7 +924,7 @@ class Booted:
                 *("timeout", "--signal=KILL", f"{2 * BOOT_TIMEOUT_S:.0f}"),
                 *("qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"),
                 *("-no-reboot", "-accel", "tcg", "-machine", "pc", "-m", "260M"),
-                *("-kernel", made.vmlinux, "-initrd", made.initramfs),
+                *("-kernel", made.kernel, "-initrd", made.initramfs),
                 *("-append", f"console=ttyS0 mem=256M {parameters}"),
                 *("-chardev", "stdio,id=ser0,signal=off", "-serial", "chardev:ser0"),
                 *("-device", "pvpanic", "-device", "vmcoreinfo", "-action", "panic=none"),

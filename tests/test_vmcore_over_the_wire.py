@@ -231,7 +231,7 @@ def test_makedumpfile_reads_the_last_words(run: Run) -> None:
     assert banner_by_drgn(run.vmcore) in log.splitlines()[0]
     before, _, after = log.partition(LAST_WORDS + "\n")
     assert "sysrq: Trigger a crash" in before
-    assert re.match(r"\[ *\d+\.\d+\] CPU: \d PID: 1 Comm: sh ", after), after[:400]
+    assert re.match(r"\[ *\d+\.\d+\] CPU: \d (?:UID: 0 )?PID: 1 Comm: sh ", after), after[:400]
 
 
 def test_the_info_file_names_kernel_and_panic(run: Run) -> None:

@@ -133,7 +133,8 @@ def expand_cases(scenario: Scenario) -> list[ResolvedCase]:
     A sweep over every value stays one case with ``sweep_value`` None; ``with_values`` expands it.
     """
     runs: list[ResolvedCase] = []
-    for case, resolved in _resolve(scenario.document):
+    for case, plain in _resolve(scenario.document):
+        resolved = replace(plain, kernel=scenario.kernel)
         if scenario.profiles is not None and case.profile not in scenario.profiles:
             continue
         if case.sweep is None or case.sweep.values is None:

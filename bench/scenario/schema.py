@@ -40,6 +40,7 @@ from bench.scenario.values import (
     parse_size,
 )
 from bench.verdict import OracleName
+from guest.linux.sources import KernelChoice
 
 Tier = Literal["tap", "qemu", "sim"]
 ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
@@ -296,6 +297,8 @@ class Scenario:
     document: Document
     profiles: tuple[str, ...] | None = None
     """Play only these profiles' cases; None = all."""
+    kernel: KernelChoice | None = None
+    """The Linux guests' kernel; None = the distribution's."""
 
     @property
     def title(self) -> str:
@@ -333,3 +336,5 @@ class ResolvedCase:
     sweep_over: Literal["lost-frame", "panic-step"] | None = None
     sweep_value: int | None = None
     """None, with ``sweep_over`` given: every value; ``with_values`` makes the runs."""
+    kernel: KernelChoice | None = None
+    """``Scenario.kernel``."""

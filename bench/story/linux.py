@@ -58,7 +58,7 @@ class LinuxStory(Story):
         super().__init__(case, stage, seed, tell)
         machine = case.machine
         self._config = LinuxConfig(
-            image=guest_image(),  # built before the run: ``play.prepare_guest``
+            image=guest_image(choice=case.kernel),  # built before the run: ``play.probes_for``
             memory_size=machine.memory,
             arena_size=machine.arena,
             mac=CLIENT_MAC,

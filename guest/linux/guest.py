@@ -355,12 +355,14 @@ def _options(config: LinuxConfig) -> VmOptions:
         "nb.ip": config.address,
         "nb.hostname": config.hostname,
     }
+    # A bzImage that unpacks itself would choose its place by chance.
+    words |= {"nokaslr": ""} if config.image.packed else {}
     words |= {"nb.promisc": "1"} if config.promiscuous else {}
     words |= {"nb.load": config.load} if config.load else {}
     words |= {"nb.netconsole": config.netconsole} if config.netconsole else {}
     more = [
-        *("-kernel", str(config.image.vmlinux), "-initrd", str(config.image.initramfs)),
-        *("-append", " ".join(f"{key}={value}" for key, value in words.items())),
+        *("-kernel", str(config.image.kernel), "-initrd", str(config.image.initramfs)),
+        *("-append", " ".join(f"{key}={value}" if value else key for key, value in words.items())),
         # The guest leaves its VMCOREINFO there, and QMP's dump carries it.
         *("-device", "vmcoreinfo"),
         *("-action", "panic=pause" if config.pvpanic else "panic=none"),

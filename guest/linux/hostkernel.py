@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from guest.linux.elf import PT_INTERP, BadElf, Elf
+from guest.linux.elf import EM_X86_64, PT_INTERP, BadElf, Elf
 from guest.linux.sources import Ingredients, Package, Progress, SourceUnavailable, modules_folder
 
 _BUSYBOXES: Final = ("busybox", "busybox-static", "busybox.static")
@@ -31,31 +31,38 @@ class HostKernel:
     def fetch(self, folder: Path, tell: Progress) -> Ingredients:
         """Find them where they are. Raises ``SourceUnavailable``: one is missing or unreadable."""
         bzimage = self._root / "boot" / f"vmlinuz-{self._release}"
-        kernel_sum = _sha256(bzimage)
+        kernel_sum = file_sha256(bzimage)
         modules = modules_folder((self._root, self._root / "usr"), self._release)
-        busybox = _static_busybox()
+        busybox = static_busybox()
         tell(f"taking the host's own kernel, {self._release}")
         return Ingredients(
             source="the host's kernel",
             packages=(
                 Package("vmlinuz", self._release, kernel_sum),
-                Package("busybox", "of the host", _sha256(busybox)),
+                Package("busybox", "of the host", file_sha256(busybox)),
             ),
-            bzimage=bzimage,
+            kernel=bzimage,
             modules=modules,
             busybox=busybox,
         )
 
 
-def _static_busybox() -> Path:
-    """The first busybox on the PATH that needs no interpreter, so no libraries."""
+def static_busybox() -> Path:
+    """The first busybox on the PATH that needs no interpreter, so no libraries.
+
+    Raises:
+        SourceUnavailable: there is none, or none for x86-64.
+    """
     dynamic = []
     for name in _BUSYBOXES:
         found = shutil.which(name)
         if found is None:
             continue
         try:
-            if not Elf(Path(found).read_bytes()).segments(PT_INTERP):
+            elf = Elf(Path(found).read_bytes())
+            if elf.machine != EM_X86_64:
+                raise SourceUnavailable(f"{found} is not for x86-64: the guest can't run it")
+            if not elf.segments(PT_INTERP):
                 return Path(found)
         except (OSError, BadElf) as error:
             raise SourceUnavailable(f"{found}: {error}") from error
@@ -64,7 +71,8 @@ def _static_busybox() -> Path:
     raise SourceUnavailable(f"{why}; install a static one (Debian's package busybox-static)")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Raises ``SourceUnavailable``: it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,8 +3,9 @@
     CACHE/lock                      held (flock) by whoever builds
     CACHE/.building-XXXX/           a build, until it is complete
     CACHE/guest-KEY/manifest.json   what the image is made of, and the SHA-256 of its files
-                    vmlinux
-                    vmlinuz         the bzImage that it was in, as it came
+                    vmlinux         what QEMU boots
+                    vmlinuz         the bzImage that it was in, as it came; QEMU boots this one if
+                                    it could not be opened
                     initramfs.cpio
 
 Three rules. A folder gets its name ``guest-KEY`` when it is complete, by one rename, so whatever
@@ -14,7 +15,8 @@ serves without asking anybody: no network, no apt.
 
 The *recipe* is all that this program decides: the format number below, ``init.sh``, the modules.
 KEY is a hash of the recipe and of the packages' checksums. Images of another recipe are left alone:
-another version of this program may use them.
+another version of this program may use them. An image of a kernel that the user named serves only
+who names it again: ``wanted`` is its identity, and empty for the distribution's.
 """
 
 from __future__ import annotations
@@ -36,11 +38,18 @@ from guest.linux import initramfs, kernel
 from guest.linux.hostkernel import HostKernel
 from guest.linux.kernel import BadKernel
 from guest.linux.modules import BadModules, ModuleTree
+from guest.linux.ownkernel import OwnKernel, examine
 from guest.linux.packages import DebianPackages
-from guest.linux.sources import Ingredients, Progress, Source, SourceUnavailable
+from guest.linux.sources import (
+    Ingredients,
+    KernelChoice,
+    Progress,
+    Source,
+    SourceUnavailable,
+)
 
 #: Count up when the same ingredients are made into another image.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: As long as the slowest build may take.
 LOCK_TIMEOUT_S: Final = 1200.0
 SOURCES: Final[tuple[Source, ...]] = (DebianPackages(), HostKernel())
@@ -72,7 +81,9 @@ class _Damaged(Exception):
 class GuestImage:
     """What QEMU's ``-kernel`` and ``-initrd`` need; ``initramfs.py`` and ``init.sh`` tell more."""
 
-    vmlinux: Path
+    kernel: Path
+    packed: bool
+    """``kernel`` is a bzImage, which unpacks itself; else a vmlinux."""
     initramfs: Path
     release: str
     """``uname -r``."""
@@ -80,6 +91,8 @@ class GuestImage:
     """Where the kernel came from, for the reader."""
     modules: tuple[str, ...]
     """What is in the initramfs."""
+    sha256: str
+    """Of ``kernel``."""
 
 
 def guest_image(
@@ -88,28 +101,34 @@ def guest_image(
     *,
     rebuild: bool = False,
     sources: Sequence[Source] = SOURCES,
+    choice: KernelChoice | None = None,
 ) -> GuestImage:
     """The newest good image in the cache; built, when there is none or ``rebuild`` is set.
 
     ``cache`` is a folder, by default ``default_cache()``. ``progress`` is told in a line what is
-    being done. The sources are tried in turn.
+    being done. The sources are tried in turn; with ``choice`` it is that kernel or none.
 
     Raises:
+        BadChoice: the kernel that was named can't be played.
         GuestImageUnavailable: no source delivers, or the cache can't be used.
     """
     folder = cache or default_cache()
     tell = progress or (lambda line: None)
+    wanted = ""
+    if choice is not None:
+        own = examine(choice)
+        wanted, sources = own.identity, [OwnKernel(own)]
     try:
-        if not rebuild and (image := cached_image(folder)):
+        if not rebuild and (image := _newest(folder, wanted, None)):
             return image
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, tell):
             for left in folder.glob(f"{_BUILDING}*"):
                 shutil.rmtree(left, ignore_errors=True)
             # By now another process may have built one.
-            if not rebuild and (image := _newest(folder, tell)):
+            if not rebuild and (image := _newest(folder, wanted, tell)):
                 return image
-            return _build(folder, sources, tell)
+            return _build(folder, sources, wanted, tell)
     except OSError as error:
         raise GuestImageUnavailable(
             f"the cache of guest images, {folder}: {error}",
@@ -117,13 +136,17 @@ def guest_image(
         ) from error
 
 
-def cached_image(cache: Path | None = None) -> GuestImage | None:
+def cached_image(
+    cache: Path | None = None, choice: KernelChoice | None = None
+) -> GuestImage | None:
     """The newest good image in the cache; None if there is none. Builds and changes nothing.
 
     Raises:
+        BadChoice: the kernel that was named can't be played.
         OSError: the cache can't be read.
     """
-    return _newest(cache or default_cache(), None)
+    wanted = "" if choice is None else examine(choice).identity
+    return _newest(cache or default_cache(), wanted, None)
 
 
 def default_cache() -> Path:
@@ -133,13 +156,13 @@ def default_cache() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "netdump-bench"
 
 
-def _newest(folder: Path, tell: Progress | None) -> GuestImage | None:
+def _newest(folder: Path, wanted: str, tell: Progress | None) -> GuestImage | None:
     """With ``tell``, damaged images are told of and removed: only under the lock."""
     found: list[tuple[int, GuestImage]] = []
     for path in folder.glob(f"{_IMAGE}*"):
         try:
-            if image := _verified(path):
-                found.append((image.vmlinux.stat().st_mtime_ns, image))
+            if image := _verified(path, wanted):
+                found.append((image.kernel.stat().st_mtime_ns, image))
         except _Damaged as error:
             if tell:
                 tell(f"the guest image {path} is damaged ({error}): removing it")
@@ -147,34 +170,36 @@ def _newest(folder: Path, tell: Progress | None) -> GuestImage | None:
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
-def _verified(folder: Path) -> GuestImage | None:
-    """The image in a folder; None if it was made after another recipe."""
+def _verified(folder: Path, wanted: str) -> GuestImage | None:
+    """The image in a folder; None if it was made after another recipe, or of another kernel."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
-        if manifest["recipe"] != _recipe():
+        if manifest["recipe"] != _recipe() or manifest["wanted"] != wanted:
             return None
-        for name in (_VMLINUX, _VMLINUZ, _INITRAMFS):
+        for name, checksum in manifest["files"].items():
             with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != manifest["files"][name]:
+                if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
                     raise _Damaged(f"{name} has changed")
         return _image(folder, manifest)
     except FileNotFoundError as error:
         raise _Damaged(f"{Path(error.filename).name} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _Damaged(f"{_MANIFEST} can't be read") from error
 
 
 def _image(folder: Path, manifest: dict[str, Any]) -> GuestImage:
     return GuestImage(
-        folder / _VMLINUX,
+        folder / str(manifest["kernel"]),
+        manifest["kernel"] == _VMLINUZ,
         folder / _INITRAMFS,
         str(manifest["release"]),
         str(manifest["source"]),
         tuple(map(str, manifest["modules"])),
+        str(manifest["files"][manifest["kernel"]]),
     )
 
 
-def _build(folder: Path, sources: Sequence[Source], tell: Progress) -> GuestImage:
+def _build(folder: Path, sources: Sequence[Source], wanted: str, tell: Progress) -> GuestImage:
     work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
     tried = []
     try:
@@ -183,7 +208,7 @@ def _build(folder: Path, sources: Sequence[Source], tell: Progress) -> GuestImag
             room.mkdir()
             try:
                 ingredients = source.fetch(room, tell)
-                manifest = _assemble(ingredients, work / "image")
+                manifest = _assemble(ingredients, wanted, work / "image")
             except (SourceUnavailable, BadKernel, BadModules) as error:
                 tried.append(f"{source.name}: {error}")
                 continue
@@ -198,22 +223,24 @@ def _build(folder: Path, sources: Sequence[Source], tell: Progress) -> GuestImag
     raise GuestImageUnavailable(f"no guest kernel is to be had ({', '.join(tried)})", _CURE)
 
 
-def _assemble(ingredients: Ingredients, folder: Path) -> dict[str, Any]:
+def _assemble(ingredients: Ingredients, wanted: str, folder: Path) -> dict[str, Any]:
     """Make the image's folder; its manifest."""
-    bzimage = ingredients.bzimage.read_bytes()
-    release = kernel.release(bzimage)
+    file = ingredients.kernel.read_bytes()
+    boots = kernel.bootable(file)
     root = initramfs.build(
-        release, ModuleTree(ingredients.modules), ingredients.busybox.read_bytes()
+        boots.release, ModuleTree(ingredients.modules), ingredients.busybox.read_bytes()
     )
-    files = {
-        _VMLINUX: kernel.vmlinux(bzimage),
-        _VMLINUZ: bzimage,
-        _INITRAMFS: root.archive,
-    }
+    files = {_INITRAMFS: root.archive}
+    if not boots.packed:
+        files[_VMLINUX] = boots.data
+    if file != files.get(_VMLINUX):
+        files[_VMLINUZ] = file
     manifest = {
         "format": FORMAT,
         "recipe": _recipe(),
-        "release": release,
+        "wanted": wanted,
+        "release": boots.release,
+        "kernel": _VMLINUZ if boots.packed else _VMLINUX,
         "source": ingredients.source,
         "packages": [asdict(package) for package in ingredients.packages],
         "modules": list(root.modules),
@@ -231,6 +258,7 @@ def _recipe() -> str:
         {
             "format": FORMAT,
             "init": hashlib.sha256(initramfs.init_script()).hexdigest(),
+            "needed": initramfs.NEEDED_MODULES,
             "boot": initramfs.BOOT_MODULES,
             "optional": initramfs.OPTIONAL_MODULES,
             "also": initramfs.ALSO_NEEDED,
@@ -239,7 +267,7 @@ def _recipe() -> str:
 
 
 def _key(manifest: dict[str, Any]) -> str:
-    return _hash([manifest["recipe"], manifest["packages"]])[:16]
+    return _hash([manifest[part] for part in ("recipe", "wanted", "packages")])[:16]
 
 
 def _hash(value: object) -> str:

@@ -24,9 +24,11 @@ READY: Final = "netdump-bench guest: ready"
 FAILED: Final = "netdump-bench guest: FAILED: "
 PROMPT: Final = "netdump-bench# "
 
-#: Loaded at boot: the NIC, what tells QEMU of a panic, and what tells it where VMCOREINFO is.
-BOOT_MODULES: Final = ("e1000", "pvpanic_mmio", "pvpanic_pci", "qemu_fw_cfg")
-#: Loaded when a kernel parameter asks for them.
+#: Without these no story can be played: the NIC, and what tells QEMU of a panic.
+NEEDED_MODULES: Final = ("e1000", "pvpanic_mmio")
+#: Loaded at boot, those that the kernel has; qemu_fw_cfg tells QEMU where VMCOREINFO is.
+BOOT_MODULES: Final = (*NEEDED_MODULES, "pvpanic_pci", "qemu_fw_cfg")
+#: Loaded when a kernel parameter asks for them; those that the kernel has.
 OPTIONAL_MODULES: Final = ("e1000e", "netconsole", "pktgen", "virtio_net")
 #: What a module needs to be of use, though it can be loaded without: a bus that finds its devices.
 ALSO_NEEDED: Final[dict[str, tuple[str, ...]]] = {"virtio_net": ("virtio_pci",)}
@@ -45,13 +47,24 @@ def init_script() -> bytes:
     return (resources.files("guest.linux") / "init.sh").read_bytes()
 
 
+def wanted_modules(tree: ModuleTree) -> list[Module]:
+    """The modules of an image, of those that this kernel has.
+
+    Raises:
+        BadModules: one that is needed is missing, or one is damaged.
+    """
+    wanted = [*NEEDED_MODULES, *filter(tree.has, (*BOOT_MODULES, *OPTIONAL_MODULES))]
+    return tree.closure(list(dict.fromkeys(wanted)), ALSO_NEEDED)
+
+
 def build(release: str, tree: ModuleTree, busybox: bytes) -> Initramfs:
     """Put it together for the kernel of that ``uname -r``.
 
     Raises:
         BadModules: a module is missing or damaged.
     """
-    modules = tree.closure((*BOOT_MODULES, *OPTIONAL_MODULES), ALSO_NEEDED)
+    modules = wanted_modules(tree)
+    at_boot = [name for name in BOOT_MODULES if tree.has(name)]
     folder = f"lib/modules/{release}"
     entries = [
         cpio.file("init", init_script(), 0o755),
@@ -61,7 +74,7 @@ def build(release: str, tree: ModuleTree, busybox: bytes) -> Initramfs:
         cpio.directory("sys"),
         cpio.directory("tmp", 0o1777),
         cpio.character_device("dev/console", 5, 1),
-        cpio.file("etc/modules", "".join(f"{name}\n" for name in BOOT_MODULES).encode()),
+        cpio.file("etc/modules", "".join(f"{name}\n" for name in at_boot).encode()),
         cpio.file(f"{folder}/modules.dep", _modules_dep(modules).encode()),
         cpio.file(
             f"{folder}/modules.builtin",

@@ -1,4 +1,4 @@
-"""A bzImage opened: the vmlinux that is compressed in it.
+"""A kernel's file made fit for QEMU's ``-kernel``: a bzImage opened, or taken as it is.
 
 A bzImage is a real-mode setup part of ``setup_sects`` + 1 sectors, then a small 64-bit program that
 carries the compressed kernel and unpacks it (Linux' Documentation/arch/x86/boot.rst, "The Real-Mode
@@ -9,25 +9,27 @@ Kernel Header"). From boot protocol 2.08 on the header says where the compressed
     0x202  header           "HdrS"
     0x206  version          u16   of the boot protocol; 0x0208 or later
     0x20e  kernel_version   u16   where its version's text lies, less 0x200; 0: nowhere
+    0x236  xloadflags       u16   bit 0: it is a 64-bit kernel; from 2.12 on
     0x248  payload_offset   u32   from the end of the setup part
     0x24c  payload_length   u32
 
-Two rules. The last 4 octets of the payload are the size of what was compressed: gzip ends so by
+Three rules. The last 4 octets of the payload are the size of what was compressed: gzip ends so by
 itself, to the other formats Linux' build appends it (scripts/Makefile.lib, ``size_append``); so it
-is both the limit of what is unpacked and a check. And the result must be bootable as it is: QEMU's
-``-kernel vmlinux`` enters an ELF file only at the address in its note XEN_ELFNOTE_PHYS32_ENTRY,
-which a kernel has with CONFIG_PVH.
+is both the limit of what is unpacked and a check. QEMU's ``-kernel vmlinux`` enters an ELF file
+only at the address in its note XEN_ELFNOTE_PHYS32_ENTRY, which a kernel has with CONFIG_PVH. And a
+bzImage that can't be opened here, or holds a kernel without that note, boots by itself, as on any
+PC: later, since it unpacks itself under emulation, and where it likes unless it is told
+``nokaslr``. What is damaged is refused.
 """
 
 from __future__ import annotations
 
-import bz2
-import lzma
+import re
 import struct
-import zlib
-from collections.abc import Callable
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
+from guest.linux.compressed import BadData, UnknownFormat, unpack
 from guest.linux.elf import EM_X86_64, BadElf, Elf
 
 XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
@@ -37,51 +39,71 @@ _HEADER_END: Final = 0x250
 _VERSION_TEXT_MAX: Final = 256
 #: Ten times what a distribution's kernel has. A damaged size must not eat all memory.
 _VMLINUX_MAX: Final = 1 << 30
-_LZMA_MEMORY: Final = 256 << 20
+_BANNER: Final = re.compile(rb"Linux version (\d[\w.+~-]*) ")
 
 
 class BadKernel(Exception):
     """This is no bzImage, or one that can't be opened here, or no kernel that QEMU could enter."""
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+class Unopenable(BadKernel):
+    """It can't be opened here, and yet it may boot."""
 
 
-#: First octets, name, and who unpacks it: None where Python's library can't.
-_FORMATS: Final[tuple[tuple[bytes, str, Callable[[], _Decompressor] | None], ...]] = (
-    (b"\xfd7zXZ\0", "xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _LZMA_MEMORY)),
-    (b"\x1f\x8b\x08", "gzip", lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
-    (b"BZh", "bzip2", bz2.BZ2Decompressor),
-    (b"\x5d\0\0", "lzma", lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, _LZMA_MEMORY)),
-    (b"\x28\xb5\x2f\xfd", "zstd", None),
-    (b"\x02\x21\x4c\x18", "lz4", None),
-    (b"\x89LZO", "lzo", None),
-)
+@dataclass(frozen=True, slots=True)
+class Bootable:
+    """What QEMU gets."""
+
+    data: bytes
+    release: str
+    """What ``uname -r`` will say: "6.1.0-41-amd64"."""
+    packed: bool
+    """It is the bzImage, which unpacks itself; else it is a vmlinux."""
+
+
+def bootable(file: bytes) -> Bootable:
+    """Of a bzImage or a vmlinux.
+
+    Raises:
+        BadKernel: it is neither, or damaged, or not for x86-64.
+    """
+    if file.startswith(b"\x7fELF"):
+        pvh_entry(file)
+        return Bootable(file, release(file), packed=False)
+    said = release(file)
+    try:
+        return Bootable(vmlinux(file), said, packed=False)
+    except Unopenable as error:
+        (version,) = struct.unpack_from("<H", file, 0x206)
+        if version >= 0x20C and not file[0x236] & 1:
+            raise BadKernel(f"the kernel is not for x86-64, and {error}") from error
+        return Bootable(file, said, packed=True)
 
 
 def vmlinux(bzimage: bytes) -> bytes:
     """The ELF kernel in a bzImage.
 
     Raises:
-        BadKernel: it is damaged, compressed in a way that is not known here, or has no PVH entry.
+        Unopenable: it is compressed in a way that is not known here, or has no PVH entry.
+        BadKernel: it is damaged, or not for x86-64.
     """
-    payload = _payload(bzimage)
-    kernel = _unpacked(payload)
+    kernel = _unpacked(_payload(bzimage))
     pvh_entry(kernel)
     return kernel
 
 
-def release(bzimage: bytes) -> str:
-    """What ``uname -r`` will say: "6.1.0-41-amd64".
+def release(file: bytes) -> str:
+    """What ``uname -r`` will say, of a bzImage or a vmlinux.
 
     Raises:
-        BadKernel: it is no bzImage, or says nothing of its version.
+        BadKernel: it is neither, or says nothing of its version.
     """
+    if file.startswith(b"\x7fELF"):
+        found = _BANNER.search(file)
+        if not found:
+            raise BadKernel("the vmlinux does not say which version it is: is it a Linux kernel?")
+        return found[1].decode()
+    bzimage = file
     _check_header(bzimage)
     (at,) = struct.unpack_from("<H", bzimage, 0x20E)
     if at:
@@ -96,7 +118,8 @@ def pvh_entry(kernel: bytes) -> int:
     """The physical address where QEMU enters a vmlinux, from its PVH note.
 
     Raises:
-        BadKernel: this is no x86-64 ELF file, or it has no such note.
+        Unopenable: it has no such note.
+        BadKernel: this is no x86-64 ELF file.
     """
     try:
         elf = Elf(kernel)
@@ -106,8 +129,8 @@ def pvh_entry(kernel: bytes) -> int:
             if (note.owner, note.type) == (b"Xen", XEN_ELFNOTE_PHYS32_ENTRY):
                 return int.from_bytes(note.desc[:8], "little")
     except BadElf as error:
-        raise BadKernel(f"what was compressed in the bzImage is no kernel: {error}") from error
-    raise BadKernel("the kernel has no PVH entry (built without CONFIG_PVH): QEMU can't enter it")
+        raise BadKernel(f"what should be the kernel is no kernel: {error}") from error
+    raise Unopenable("the kernel has no PVH entry (built without CONFIG_PVH): QEMU can't enter it")
 
 
 def _check_header(bzimage: bytes) -> None:
@@ -137,28 +160,20 @@ def _payload(bzimage: bytes) -> bytes:
 
 
 def _unpacked(payload: bytes) -> bytes:
-    name, open_ = _format(payload)
-    if open_ is None:
-        raise BadKernel(f"the kernel is compressed with {name}, which Python's library can't read")
     size = int.from_bytes(payload[-4:], "little")
+    try:
+        # A size that can't be is told after the format: what is not known may end as it likes.
+        found = unpack(payload, min(size, _VMLINUX_MAX))
+    except UnknownFormat as error:
+        raise Unopenable(f"the kernel is {error}") from error
+    except BadData as error:
+        raise BadKernel(f"the bzImage is damaged: {error}") from error
     if size > _VMLINUX_MAX:
         raise BadKernel(f"the bzImage is damaged: it says that its kernel has {size} octets")
-    try:
-        stream = open_()
-        kernel = stream.decompress(payload, size + 1)
-    except (lzma.LZMAError, zlib.error, OSError, EOFError, MemoryError) as error:
-        raise BadKernel(f"the bzImage is damaged: {name}: {error}") from error
-    # What follows the stream is the size, if the format does not end with it.
-    if len(kernel) != size or not stream.eof or stream.unused_data not in (b"", payload[-4:]):
+    # What follows the data is the size, if the format does not end with it.
+    if len(found.data) != size or not found.whole or found.rest not in (b"", payload[-4:]):
         raise BadKernel(
-            f"the bzImage is damaged: {len(kernel)} octets came out of its {name} payload,"
-            f" {size} went in"
+            f"the bzImage is damaged: {len(found.data)} octets came out of its {found.format}"
+            f" payload, {size} went in"
         )
-    return kernel
-
-
-def _format(payload: bytes) -> tuple[str, Callable[[], _Decompressor] | None]:
-    for magic, name, open_ in _FORMATS:
-        if payload.startswith(magic):
-            return name, open_
-    raise BadKernel(f"the kernel is compressed in an unknown way: it begins {payload[:6].hex(' ')}")
+    return found.data

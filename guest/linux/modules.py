@@ -10,22 +10,18 @@ modules.builtin lists is part of the kernel: it needs nothing, and can't be load
 
 from __future__ import annotations
 
-import gzip
-import lzma
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from guest.linux.compressed import BadData, unpack
 from guest.linux.elf import BadElf, Elf
 
 _BUILTIN: Final = "modules.builtin"
-_UNPACK: Final[dict[str, Callable[[bytes], bytes]]] = {
-    ".ko": bytes,
-    ".ko.gz": gzip.decompress,
-    ".ko.xz": lzma.decompress,
-}
+_SUFFIXES: Final = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
+#: The largest that a distribution has is a tenth of this.
+_MODULE_MAX: Final = 128 << 20
 
 
 class BadModules(Exception):
@@ -55,19 +51,24 @@ class ModuleTree:
         lines = listed.read_text().split() if listed.is_file() else []
         self.builtin: Final = frozenset(_name(Path(line)) for line in lines)
 
+    def has(self, name: str) -> bool:
+        """It is there, or built in."""
+        return (name := _underscored(name)) in self._paths or name in self.builtin
+
     def read(self, name: str) -> Module:
         """One module. Raises ``BadModules``: it is not there, damaged, or can't be unpacked."""
         path = self._paths.get(_underscored(name))
         if path is None:
             raise BadModules(f"{self.folder}: there is no module {name}, and it is not built in")
         suffix = path.name[path.name.index(".ko") :]
-        unpack = _UNPACK.get(suffix)
-        if unpack is None:
-            raise BadModules(f"{path}: modules named *{suffix} can't be read by Python's library")
+        if suffix not in _SUFFIXES:
+            known = ", ".join(_SUFFIXES)
+            raise BadModules(f"{path}: modules named *{suffix} can't be read here ({known})")
         try:
-            data = unpack(path.read_bytes())
+            data = path.read_bytes()
+            data = data if suffix == ".ko" else _unpacked(data)
             info = Elf(data).section(b".modinfo")
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, BadElf) as error:
+        except (OSError, BadData, BadElf) as error:
             raise BadModules(f"{path}: {error}") from error
         if info is None:
             raise BadModules(f"{path}: this is no module: it has no section .modinfo")
@@ -94,6 +95,13 @@ class ModuleTree:
         names = [_underscored(name) for name in wanted]
         order = load_order((name for name in names if name not in self.builtin), needs)
         return [read[name] for name in order]
+
+
+def _unpacked(packed: bytes) -> bytes:
+    found = unpack(packed, _MODULE_MAX)
+    if not found.whole or found.rest:
+        raise BadData(f"damaged: its {found.format} data does not end where the file ends")
+    return found.data
 
 
 def load_order(wanted: Iterable[str], needs: Callable[[str], Iterable[str]]) -> list[str]:

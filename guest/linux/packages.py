@@ -1,7 +1,10 @@
-"""Debian's kernel and busybox, as the packages that apt would install, without installing them.
+"""The distribution's kernel and busybox, as the packages that apt would install, not installed.
 
-The kernel is the one that the metapackage linux-image-amd64 depends on: the generic flavour, since
-the cloud flavour has no e1000. Nothing here needs root: ``apt-get download`` writes into the folder
+The kernel is the one that a metapackage depends on: Debian's linux-image-amd64 or Ubuntu's
+linux-image-generic; the ordinary flavour, since those for clouds have no e1000. Debian's has its
+modules in it; Ubuntu's names two more, linux-modules-... and, through the metapackage alone,
+linux-modules-extra-.... A package for another architecture than x86-64 is refused before it is
+downloaded. Nothing here needs root: ``apt-get download`` writes into the folder
 where it is started, and ``dpkg-deb --extract`` into the one it is given.
 
 Trust is apt's: it believes an index only with the distribution's signature, and a package only with
@@ -18,10 +21,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from guest.linux import kernel
+from guest.linux.hostkernel import static_busybox
 from guest.linux.sources import (
     Ingredients,
     Package,
@@ -30,15 +35,17 @@ from guest.linux.sources import (
     modules_folder,
 )
 
-METAPACKAGE: Final = "linux-image-amd64"
+METAPACKAGES: Final[tuple[str, ...]] = ("linux-image-amd64", "linux-image-generic")
 BUSYBOX: Final = "busybox-static"
+ARCHITECTURE: Final = "amd64"
+_PROGRAMS: Final = ("apt-get", "dpkg-deb")
 
 UPDATE_TIMEOUT_S: Final = 300.0
 DOWNLOAD_TIMEOUT_S: Final = 600.0
 _QUICK_S: Final = 60.0
 
 #: A kernel's own packages among what it depends on, with or without its modules apart.
-_KERNEL_PACKAGE: Final = re.compile(r"\blinux-(?:image|modules|binary)-\d[\w.+~-]*")
+_KERNEL_PACKAGE: Final = re.compile(r"\blinux-(?:image|modules|modules-extra|binary)-\d[\w.+~-]*")
 _PATIENCE: Final = ("-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30")
 #: The line of apt's that tells what went wrong: an error, else a warning, but not the one that root
 #: gets where the user _apt may not write.
@@ -62,6 +69,11 @@ class CommandFailed(Exception):
         super().__init__(f"{command[0]} {how}: {line}")
 
 
+class _Unknown(CommandFailed):
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(["apt-cache"], 0, f"E: apt's index has no {' and no '.join(names)}")
+
+
 class DebianPackages:
     """The newest kernel that this machine's apt knows; a ``Source``."""
 
@@ -69,7 +81,7 @@ class DebianPackages:
 
     def fetch(self, folder: Path, tell: Progress) -> Ingredients:
         """Download and unpack. Raises ``SourceUnavailable``: there is no apt, or it can't."""
-        missing = [program for program in ("apt-get", "dpkg-deb") if not shutil.which(program)]
+        missing = [program for program in _PROGRAMS if not shutil.which(program)]
         if missing:
             raise SourceUnavailable(f"there is no {' and no '.join(missing)}")
         try:
@@ -78,27 +90,56 @@ class DebianPackages:
             raise SourceUnavailable(str(error)) from error
 
     def _fetch(self, folder: Path, tell: Progress) -> Ingredients:
-        debs, root = folder / "debs", folder / "root"
-        try:
-            packages = _download(debs, (), tell)
-        except CommandFailed as error:
-            tell(f"{error}; trying again with a fresh index, for this build alone")
-            debs = folder / "debs-of-fresh-index"  # the first may hold other versions
-            packages = _download(debs, _private_index(folder), tell)
-        for package in packages:
-            tell(f"unpacking {package.name} {package.version}")
-            deb = _verified(debs, package)
-            _run(["dpkg-deb", "--extract", str(deb), str(root)], DOWNLOAD_TIMEOUT_S)
-            deb.unlink()
+        root = folder / "root"
+        packages = _unpacked(folder, root, resolve, tell)
         bzimage = _only_one(root, "boot/vmlinuz-*")
         image = next(package for package in packages if package.name.startswith("linux-image-"))
         return Ingredients(
             source=f"Debian package {image.name} {image.version}",
             packages=packages,
-            bzimage=bzimage,
+            kernel=bzimage,
             modules=modules_folder((root, root / "usr"), kernel.release(bzimage.read_bytes())),
             busybox=_only_one(root, "bin/busybox", "usr/bin/busybox"),
         )
+
+
+def busybox_can_be_had() -> None:
+    """Raises ``SourceUnavailable``: no static one is on the PATH, and there is no apt."""
+    if not all(map(shutil.which, _PROGRAMS)):
+        static_busybox()
+
+
+def fetch_busybox(folder: Path, tell: Progress) -> tuple[Package, Path]:
+    """A static busybox alone, for a kernel from elsewhere. Raises ``SourceUnavailable``."""
+    root = folder / "busybox"
+    try:
+        (package,) = _unpacked(folder, root, resolve_busybox, tell)
+    except CommandFailed as error:
+        raise SourceUnavailable(str(error)) from error
+    return package, _only_one(root, "bin/busybox", "usr/bin/busybox")
+
+
+def _unpacked(
+    folder: Path,
+    root: Path,
+    choose: Callable[[tuple[str, ...]], tuple[Package, ...]],
+    tell: Progress,
+) -> tuple[Package, ...]:
+    """Download what is chosen with apt's index, unpack it into ``root``, and what it was."""
+    debs = folder / "debs"
+    try:
+        packages = _download(debs, choose(()), (), tell)
+    except CommandFailed as error:
+        tell(f"{error}; trying again with a fresh index, for this build alone")
+        debs = folder / "debs-of-fresh-index"  # the first may hold other versions
+        options = _private_index(folder)
+        packages = _download(debs, choose(options), options, tell)
+    for package in packages:
+        tell(f"unpacking {package.name} {package.version}")
+        deb = _verified(debs, package)
+        _run(["dpkg-deb", "--extract", str(deb), str(root)], DOWNLOAD_TIMEOUT_S)
+        deb.unlink()
+    return packages
 
 
 def resolve(options: tuple[str, ...] = ()) -> tuple[Package, ...]:
@@ -106,25 +147,53 @@ def resolve(options: tuple[str, ...] = ()) -> tuple[Package, ...]:
 
     Raises:
         CommandFailed: apt does not know one of them.
+        SourceUnavailable: they are for another architecture.
     """
-    seen = {METAPACKAGE: _show([METAPACKAGE], options)[METAPACKAGE]}
+    known = _known(METAPACKAGES, options)
+    metapackage = next((name for name in METAPACKAGES if name in known), None)
+    if metapackage is None:
+        raise _Unknown(METAPACKAGES)
+    seen = {metapackage: known[metapackage]}
     while True:
         depends = " ".join(fields.get("Depends", "") for fields in seen.values())
         new = sorted(set(_KERNEL_PACKAGE.findall(depends)) - set(seen))
         if not new:
             break
         seen |= _show(new, options)
-    del seen[METAPACKAGE]
-    seen |= _show([BUSYBOX], options)
+    del seen[metapackage]
+    if not seen:
+        raise SourceUnavailable(f"{metapackage} depends on no kernel package of a known name")
+    return (*_packages(seen), *resolve_busybox(options))
+
+
+def resolve_busybox(options: tuple[str, ...] = ()) -> tuple[Package, ...]:
+    """Busybox alone; raises as ``resolve`` does."""
+    return _packages(_show([BUSYBOX], options))
+
+
+def _packages(found: dict[str, dict[str, str]]) -> tuple[Package, ...]:
+    for name, fields in found.items():
+        if (architecture := fields.get("Architecture")) != ARCHITECTURE:
+            raise SourceUnavailable(
+                f"apt's package {name} is for {architecture}, and the guest is {ARCHITECTURE}"
+            )
     return tuple(
-        Package(name, fields["Version"], fields["SHA256"]) for name, fields in seen.items()
+        Package(name, fields["Version"], fields["SHA256"]) for name, fields in found.items()
     )
 
 
 def _show(names: list[str], options: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """What apt's index says of the version of each package that it would install."""
-    command = ["apt-cache", *options, "show", "--no-all-versions", *names]
-    output = _run(command, _QUICK_S)
+    found = _known(names, options)
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise _Unknown(unknown)
+    return found
+
+
+def _known(names: Sequence[str], options: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """The same of those that it knows. It exits 100 when it knows none."""
+    output = _run(["apt-cache", *options, "show", "--no-all-versions", *names], _QUICK_S)
     found = {}
     for paragraph in output.split("\n\n"):
         fields = dict(
@@ -134,14 +203,12 @@ def _show(names: list[str], options: tuple[str, ...]) -> dict[str, dict[str, str
         )
         if fields.keys() >= {"Package", "Version", "SHA256"}:
             found[fields["Package"]] = fields
-    unknown = [name for name in names if name not in found]
-    if unknown:
-        raise CommandFailed(command, 0, f"E: apt's index has no {' and no '.join(unknown)}")
     return found
 
 
-def _download(debs: Path, options: tuple[str, ...], tell: Progress) -> tuple[Package, ...]:
-    packages = resolve(options)
+def _download(
+    debs: Path, packages: tuple[Package, ...], options: tuple[str, ...], tell: Progress
+) -> tuple[Package, ...]:
     wanted = [f"{package.name}={package.version}" for package in packages]
     tell(f"downloading {' and '.join(wanted)}")
     debs.mkdir()

@@ -19,6 +19,16 @@ class SourceUnavailable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """A kernel that the user names, instead of a distribution's package."""
+
+    kernel: Path
+    """A bzImage or a vmlinux."""
+    modules: Path | None = None
+    """Its folder of modules; None: ``ownkernel.py`` looks where such folders are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """Something with a version that the image's contents depend on."""
 
@@ -35,7 +45,8 @@ class Ingredients:
     source: str
     """For the reader: "Debian package linux-image-6.1.0-41-amd64 6.1.158-1"."""
     packages: tuple[Package, ...]
-    bzimage: Path
+    kernel: Path
+    """A bzImage or a vmlinux."""
     modules: Path
     """The folder ``/lib/modules/RELEASE``."""
     busybox: Path

@@ -1,0 +1,119 @@
+"""The Linux guest of a scenario: whether it has one, which kernel it boots, what is told of that.
+
+A kernel that the user names belongs to the scenario, as the profile does that he asks for; so it
+reaches each case without a word in between. What is wrong with it is bad input, and is told before
+anything is downloaded, installed or built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BadInput, MachineLacks
+from bench.scenario import Scenario, expand_cases
+from bench.verdict import Guest, RunResult
+from guest.linux.sources import KernelChoice
+
+
+def has_guest(scenario: Scenario) -> bool:
+    """A case of it is a Linux guest's."""
+    return any(case.machine.kind == "linux" for case in expand_cases(scenario))
+
+
+def with_kernel(
+    scenario: Scenario, kernel: Path | None, modules: Path | None, tier: str | None
+) -> Scenario:
+    """The same story, its guests with this kernel; None is the distribution's.
+
+    Raises:
+        BadInput: it can't be played with that kernel.
+        MachineLacks: there is no busybox, and no apt to fetch one.
+    """
+    if kernel is None:
+        if modules is not None:
+            raise BadInput(
+                f"--modules {modules} is the folder of a kernel: name that with --kernel"
+            )
+        return scenario
+    if not has_guest(scenario):
+        raise BadInput(f"--kernel is for a Linux guest, and {scenario.name} has none")
+    if tier not in (None, "qemu"):
+        raise BadInput(f"--kernel is for a Linux guest, and tier {tier} plays none: take qemu")
+    choice = KernelChoice(kernel.absolute(), None if modules is None else modules.absolute())
+    _check(choice)
+    return replace(scenario, kernel=choice)
+
+
+def _check(choice: KernelChoice) -> None:
+    from guest.linux.image import cached_image
+    from guest.linux.ownkernel import BadChoice, examine
+    from guest.linux.packages import busybox_can_be_had
+    from guest.linux.sources import SourceUnavailable
+
+    try:
+        if cached_image(choice=choice) is not None:
+            return
+        examine(choice, whole=True)
+    except BadChoice as error:
+        raise BadInput(str(error)) from None
+    except OSError as error:
+        raise MachineLacks(f"the cache of guest images: {error}") from None
+    try:
+        busybox_can_be_had()
+    except SourceUnavailable as error:
+        raise MachineLacks(f"no Linux guest: {error}") from None
+
+
+def booted(scenario: Scenario) -> Guest | None:
+    """What the guests of a scenario that was just played have booted."""
+    if not has_guest(scenario):
+        return None
+    from guest.linux.image import guest_image
+
+    image, named = guest_image(choice=scenario.kernel), scenario.kernel
+    return Guest(
+        image.release,
+        image.source,
+        image.sha256,
+        None if named is None else str(named.kernel),
+        None if named is None or named.modules is None else str(named.modules),
+    )
+
+
+def sound_guest(guest: Any) -> bool:
+    """Whether a verdict has it as ``run`` writes it."""
+    if guest is None:
+        return True
+    texts = ("release", "source", "sha256", "kernel", "modules")
+    return isinstance(guest, dict) and all(
+        isinstance(guest.get(key), str) or (guest.get(key) is None and key in ("kernel", "modules"))
+        for key in texts
+    )
+
+
+def as_played(scenario: Scenario, guest: dict[str, Any] | None, folder: Path) -> Scenario:
+    """The scenario of a run folder with the kernel that was named then.
+
+    Raises:
+        BadInput: that kernel can't be played any more.
+    """
+    if guest is None or guest["kernel"] is None:
+        return scenario
+    modules = None if guest["modules"] is None else Path(guest["modules"])
+    try:
+        return with_kernel(scenario, Path(guest["kernel"]), modules, None)
+    except BadInput as error:
+        raise BadInput(f"{folder} was played with a kernel of its own: {error}") from None
+
+
+def another_kernel(guest: dict[str, Any] | None, result: RunResult) -> str:
+    """Where a replay's guests booted another kernel than the run's: a sentence about it."""
+    now = result.guest
+    if guest is None or now is None or guest["sha256"] == now.sha256:
+        return ""
+    return (
+        f"Its guest was Linux {guest['release']}, {guest['source']};"
+        f" this time it was another kernel, {now}"
+    )
