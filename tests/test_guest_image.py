@@ -778,7 +778,8 @@ class Repository:
         self._stanzas: dict[str, str] = {}
         for path in (self.folder, self.state / "lists" / "partial", folder / "cache"):
             path.mkdir(parents=True)
-        (folder / "sources.list").write_text(f"deb [trusted=yes] file:{self.folder} ./\n")
+        # copy: and not file:, of which apt may keep a link instead of a copy of the index.
+        (folder / "sources.list").write_text(f"deb [trusted=yes] copy:{self.folder} ./\n")
         (folder / "apt.conf").write_text(
             f'Dir::Etc::sourcelist "{folder}/sources.list";\nDir::Etc::sourceparts "-";\n'
             f'Dir::State "{self.state}";\nDir::State::status "/dev/null";\n'
