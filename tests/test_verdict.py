@@ -131,6 +131,14 @@ def result(*cases: CaseResult) -> RunResult:
     )
 
 
+@pytest.fixture(autouse=True)
+def _a_terminal_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a "dumb" one rich expects no colour, and 80 columns."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def printed(run: RunResult, *, terminal: bool = False, width: int = 100) -> str:
     out = io.StringIO()
     print_verdict(run, Console(file=out, width=width, force_terminal=terminal))
