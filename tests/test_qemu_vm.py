@@ -175,6 +175,17 @@ def test_nothing_is_left_and_what_it_held_can_still_be_read(tmp_path: Path) -> N
     assert rams() == before
 
 
+def test_its_ram_is_given_back_when_it_is_released_though_arrays_of_it_are_left() -> None:
+    before = rams()
+    with machine() as vm:
+        vm.ram[:] = 0x42
+        assert rams() == before + 1
+    vm.release_ram()
+    vm.release_ram()
+    assert rams() == before
+    assert not vm.ram.any()
+
+
 def test_the_folder_gets_the_evidence_and_no_socket_and_no_memory(tmp_path: Path) -> None:
     folder = tmp_path / "a comma, a space"  # QEMU's options are made of commas
     folder.mkdir()
