@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
 _MADV_HUGEPAGE: Final = 14
+_MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,6 +73,8 @@ class FreezableMemory(Mapping):
         try:
             os.ftruncate(self._fd, size)
             super().__init__(size, self._fd)
+            # All of it will be filled: its pages together cost less than one by one. (A hint.)
+            _libc.madvise(self._address, size, _MADV_POPULATE_WRITE)
         except BaseException:
             self._close()
             raise
@@ -81,6 +84,8 @@ class FreezableMemory(Mapping):
         kept = Mapping(length, self._fd, private=True)
         again = mmap.MAP_PRIVATE | _MAP_NORESERVE | _MAP_FIXED
         _map(self._address, length, again, self._fd)
+        # Nor shall the dump pay for finding each page again. (A hint, and it copies nothing.)
+        _libc.madvise(self._address, length, _MADV_POPULATE_READ)
         self._close()
         return kept
 
