@@ -1,6 +1,6 @@
 """``make bench``: how fast, next to a peer, in one run.
 
-    tier  profile     MB/s (median of 3)   x tftpd-hpa   MB/s played   frames/s played
+    tier  profile     MB/s (median of 3)   x tftpd-hpa   MB/s played   frames/s played   peak MiB
 
 Rules: figures are medians of whole runs, oracles and capture included where it says so; a machine's
 speed drifts, so every round plays each contestant once, in turn, and ratios are taken within the
@@ -12,6 +12,9 @@ MB/s (10^6 bytes) is the dump's length over the time from the panic to the end o
 run's clock: virtual in ``sim``, where it is the modelled machine's rate. What the bench itself
 plays is told over the *real* time of the whole run, boot to verdict: MB/s of the dump, and frames/s
 on the wire, both ways. (With selective acks there are half as many frames to a dump.)
+
+Peak memory is that of one more run, which nobody takes the time of (``bench/peak``), and is told of
+larger dumps, too: there the rate is that of the same run.
 
 The peer is Debian's tftpd-hpa, which takes the same bytes from curl with a blksize of 1428 (a full
 frame at MTU 1500), over the loopback of a namespace: the shortest way there is, its best case.
@@ -37,18 +40,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.clock import RealClock
+from bench.contestants import CONTESTANTS, LARGE, Contestant, Played, play, scenario
+from bench.errors import MachineLacks
+from bench.footprint import MIB, footprint
+from bench.headroom import memory_room, require_room
 from bench.measure_guest import MARK_SINK_RATIO, GuestRates, measure_guest, touch_memory
-from bench.progress import Silent
-from bench.runner import run_scenario
+from bench.peak import ChildFailed, peak_of, python
 from bench.runs import scratch
-from bench.scenario import Scenario, parse_scenario
+from bench.scenario import expand_cases
 from bench.servers.child import start_child
 from bench.tiers import PROBES
 from bench.wire.contracts import WireError
 from bench.wire.namespace import NetNamespace
 from guest.linux.image import GuestImageUnavailable
 from guest.qemu.errors import QemuError
-from netdump.profiles import PROFILES
 
 BLKSIZE: Final = 1428
 #: What in.tftpd needs to listen. It tells nobody, and curl would only ask again after a second.
@@ -58,66 +63,13 @@ TFTP_TIMEOUT_S: Final = 65
 MARK_SIM_FRAMES: Final = 150_000
 MARK_TAP_RATIO: Final = 2.0
 
-_STORY: Final = """\
-title = "A measured dump"
-why = "make bench"
-tiers = ["tap", "qemu", "sim"]
-[machine]
-memory = "{mib} MiB"
-load = "none"
-[nic]
-rate = "{rate}"
-[[case]]
-profile = "{profile}"
-client = {{ selective_acks = {selective} }}
-expect = {{ outcome = "complete"{also} }}
-"""
+#: Memory is held to these: so many dumps, and so much besides.
+MARK_MEMORY: Final = {"sim": (1.5, 150), "tap": (1.5, 150), "qemu": (2.5, 300)}
 
-
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """What is measured; ``rate`` is that of the modelled wire, and so of no meaning but in sim."""
-
-    tier: str
-    profile: str
-    rate: str = "1 Gbit/s"
-    selective: bool | None = None
-    """False: the client offers no selective acks, so each frame is acknowledged by another. None:
-    as the profile has it."""
-
-    @property
-    def client(self) -> str:
-        """The profile, and how it strays from it."""
-        strays = self.selective is False
-        return f"{self.profile}, an ack a frame" if strays else self.profile
-
-    @property
-    def offers(self) -> bool:
-        if self.selective is None:
-            return PROFILES[self.profile].selective_acks
-        return self.selective
-
-    def __str__(self) -> str:
-        return f"{self.tier} {self.client} {self.rate}"
-
-
-CONTESTANTS: Final = (
-    Contestant("sim", "netdump2", "10 Gbit/s"),
-    Contestant("sim", "netdump2", "10 Gbit/s", selective=False),
-    Contestant("sim", "netdump2"),
-    Contestant("sim", "freebsd-14"),
-    Contestant("sim", "patch-2010"),
-    Contestant("tap", "netdump2"),
-    Contestant("tap", "netdump2", selective=False),
-    Contestant("tap", "freebsd-14"),
-    Contestant("tap", "patch-2010"),
-    Contestant("qemu", "netdump2"),
-    Contestant("qemu", "freebsd-14"),
-)
-
-
-#: Dump sizes of memory that a run takes: the machine, the truth, the server's file; one to spare.
+#: Dump sizes of memory that a run takes: the machine, the server's file; some to spare.
 WARM: Final = 4
+#: The longest that a run may take that is watched.
+_WATCHED_S: Final = 300.0
 #: What --only has to be part of for the guest's takeover to be measured.
 GUEST: Final = "qemu linux guest"
 #: Its ratio to the sink wanders by a quarter from round to round, so there are some.
@@ -136,6 +88,19 @@ class Figures:
     """MB of dump a second of real time."""
     ratio: list[float] = field(default_factory=list)
     """To the peer, in the same round."""
+    peak: int | None = None
+    """Bytes of memory that a run held at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A run of a larger dump, and what it held; or why there is none."""
+
+    contestant: Contestant
+    mib: int
+    played: Played | None
+    peak: int = 0
+    lacks: str = ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -145,6 +110,13 @@ def main(argv: list[str] | None = None) -> int:
         "--guest-mib", type=int, default=256, help="memory of the Linux guest (%(default)s MiB)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds (%(default)s)")
+    parser.add_argument(
+        "--large-mib",
+        type=int,
+        nargs="*",
+        default=[256, 1024],
+        help="dump sizes of which only memory is measured (256 1024)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--only", default="", help="only tiers or profiles with this in the name")
     arguments = parser.parse_args(argv)
@@ -165,6 +137,15 @@ def main(argv: list[str] | None = None) -> int:
             _measure(contestant, arguments.mib, figures)
             if peer.rate:
                 figures.ratio.append(figures.rate[-1] / peer.rate[-1])
+    for contestant, figures in results.items():
+        print(f"memory of {contestant}", file=sys.stderr)
+        _, figures.peak = _watched(contestant, arguments.mib)
+    large = [
+        _large(contestant, mib)
+        for mib in arguments.large_mib
+        for contestant in LARGE
+        if arguments.only in str(contestant) and (no_qemu.ok or contestant.tier != "qemu")
+    ]
     guest: list[GuestRates] = []
     no_guest = ""
     if no_qemu.ok and arguments.only in GUEST:
@@ -176,10 +157,12 @@ def main(argv: list[str] | None = None) -> int:
         except (GuestImageUnavailable, QemuError, WireError) as error:
             no_guest = str(error).strip().splitlines()[-1]
     if arguments.json:
-        json.dump(_document(results, peer, lacks) | _guest_document(guest), sys.stdout, indent=2)
+        document = _document(results, peer, lacks) | _large_document(large)
+        json.dump(document | _guest_document(guest), sys.stdout, indent=2)
         print()
     else:
         _print(results, peer, lacks, arguments.mib, arguments.rounds)
+        _print_large(large)
         _print_guest(guest, arguments.guest_mib)
         if no_guest:
             print(f"not measured: a Linux guest: {no_guest}")
@@ -189,39 +172,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(contestant: Contestant, mib: int, figures: Figures) -> None:
-    scenario = _scenario(contestant, mib)
-    clock = RealClock()
-    gc.collect()  # a machine is a knot of references: the last one's memory is free only now
+    gc.collect()
     touch_memory(WARM * mib)
-    with scratch("run") as folder:
-        began = clock.now_ns()
-        result = run_scenario(
-            scenario,
-            tier=contestant.tier,
-            why_this_tier="",
-            seed=1,
-            run_folder=folder.path,
-            progress=Silent(),
-        )
-        took = (clock.now_ns() - began) / 1e9
-    case = result.cases[0]
-    if not case.met:
-        raise SystemExit(f"{contestant}: {'; '.join(case.unmet)}: nothing was measured")
-    figures.rate.append(case.dump_bytes / case.seconds / 1e6)
-    figures.frames.append(case.frames / took)
-    figures.played.append(case.dump_bytes / took / 1e6)
+    came = play(contestant, mib)
+    figures.rate.append(came.rate)
+    figures.frames.append(came.frames)
+    figures.played.append(came.played)
 
 
-def _scenario(contestant: Contestant, mib: int) -> Scenario:
-    also = ', oracle_broken = "panic-hygiene"' if contestant.profile == "patch-2010" else ""
-    text = _STORY.format(
-        mib=mib,
-        rate=contestant.rate,
-        profile=contestant.profile,
-        selective=str(contestant.offers).lower(),
-        also=also,
-    )
-    return parse_scenario(text, "bench", "bench/measure.py")
+def _watched(contestant: Contestant, mib: int) -> tuple[Played, int]:
+    """A run in a process of its own, and the bytes that it held at the most."""
+    command = python("bench.contestants", str(contestant), str(mib))
+    try:
+        said, peak = peak_of(command, _WATCHED_S)
+    except ChildFailed as failed:
+        raise SystemExit(f"{contestant} of {mib} MiB: {failed}") from None
+    return Played(**json.loads(said.splitlines()[-1])), peak
+
+
+def _large(contestant: Contestant, mib: int) -> Large:
+    print(f"{mib} MiB, {contestant}", file=sys.stderr)
+    (case,) = expand_cases(scenario(contestant, mib))
+    try:
+        require_room(footprint(case, contestant.tier), memory_room(), [])
+    except MachineLacks as lacks:
+        return Large(contestant, mib, None, lacks=str(lacks))
+    return Large(contestant, mib, *_watched(contestant, mib))
 
 
 # --- the peer -------------------------------------------------------------------------------------
@@ -311,6 +287,7 @@ def _document(results: dict[Contestant, Figures], peer: Figures, lacks: str) -> 
                 "frames/s": _median(figures.frames),
                 "MB/s played": _median(figures.played),
                 "ratio": _median(figures.ratio) if contestant.tier != "sim" else None,
+                "peak bytes": figures.peak,
             }
             for contestant, figures in results.items()
         ],
@@ -326,27 +303,76 @@ def _print(
 ) -> None:
     table = Table(title=f"{mib} MiB, median of {rounds}, oracles and capture on")
     headings = ("tier", "profile", "MB/s", "x tftpd-hpa", "MB/s played", "frames/s played")
-    for heading in headings:
+    for heading in (*headings, "peak MiB", "x dump"):
         table.add_column(heading, justify="left" if heading in ("tier", "profile") else "right")
     for contestant, figures in results.items():
         tier = contestant.tier
         ratio = _median(figures.ratio) if tier != "sim" else None
         table.add_row(
-            {"sim": f"sim, {contestant.rate}", "qemu": "qemu, halted"}.get(tier, tier),
+            contestant.where,
             contestant.client,
             f"{_median(figures.rate) or 0:,.1f}" + (" virtual" if tier == "sim" else ""),
             "" if ratio is None else f"{ratio:.2f}",
             f"{_median(figures.played) or 0:,.1f}",
             f"{_median(figures.frames) or 0:,.0f}",
+            *_peak(figures.peak or 0, mib),
         )
     if peer.rate:
         table.add_row("loopback", f"tftpd-hpa, blksize {BLKSIZE}", f"{_median(peer.rate):,.1f}")
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     if lacks:
         print(f"not measured: tftpd-hpa: {lacks}")
     print(f"marks: sim {MARK_SIM_FRAMES:,} frames/s, where each frame is acknowledged by another;")
     print(f"tap netdump2 {MARK_TAP_RATIO:g} x tftpd-hpa")
+
+
+def _peak(peak: int, mib: int) -> tuple[str, str]:
+    return f"{peak / MIB:,.0f}", f"{peak / MIB / mib:.2f}"
+
+
+def _mark_of(row: Large) -> float:
+    """Bytes."""
+    times, more = MARK_MEMORY[row.contestant.tier]
+    return (times * row.mib + more) * MIB
+
+
+def _large_document(large: list[Large]) -> dict[str, object]:
+    return {
+        "memory": [
+            {
+                "tier": row.contestant.tier,
+                "machine": row.contestant.machine,
+                "MiB": row.mib,
+                "MB/s": row.played.rate if row.played else None,
+                "peak bytes": row.peak if row.played else None,
+                "mark": _mark_of(row),
+                "lacks": row.lacks,
+            }
+            for row in large
+        ]
+    }
+
+
+def _print_large(large: list[Large]) -> None:
+    table = Table(title="memory of bench, server and QEMU together, one run each, netdump2")
+    for heading in ("tier", "dump MiB", "MB/s", "peak MiB", "x dump", "mark MiB"):
+        table.add_column(heading, justify="left" if heading == "tier" else "right")
+    for row in large:
+        if row.played is not None:
+            table.add_row(
+                row.contestant.where,
+                f"{row.mib:,}",
+                f"{row.played.rate:,.1f}" + " virtual" * (row.contestant.tier == "sim"),
+                *_peak(row.peak, row.mib),
+                f"{_mark_of(row) / MIB:,.0f}",
+            )
+    if table.row_count:
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        console.print(table)
+    for row in large:
+        if row.lacks:
+            print(f"not measured: {row.mib} MiB, {row.contestant}: {row.lacks}")
 
 
 #: Row of the guest's table -> its rate.
@@ -373,7 +399,7 @@ def _print_guest(guest: list[GuestRates], mib: int) -> None:
     for name, rate in _GUEST_ROWS:
         of_sink = statistics.median(rate(r) / r.sink for r in guest)
         table.add_row(name, f"{_median([rate(r) for r in guest]):,.1f}", f"{of_sink:.2f}")
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     ratios = [r.dump / r.sink for r in guest]
     print(f"dump / sink was {min(ratios):.2f} to {max(ratios):.2f}; mark: {MARK_SINK_RATIO:g}")

@@ -22,7 +22,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -32,7 +32,7 @@ import numpy as np
 
 from bench.board import Board, BoardNic
 from bench.clock import RealClock
-from bench.judge.compare import Image, compare, read_stored
+from bench.judge.compare import Image, Stored, compare
 from bench.qemu_nic import QemuNic
 from bench.servers.child import start_child
 from bench.servers.process import ServerProcess
@@ -153,10 +153,13 @@ def _round(rig: _Rig, folder: Path) -> GuestRates:
     report, data_ns, whole_ns = _dump(rig, folder)
     rig.driver.tx_zone = _AnyMbufs()
     sink_ns, sent, heard = _sink(rig)
-    core = f"file:/proc/self/fd/{rig.guest.vm.core_fd}"
-    began = rig.clock.now_ns()
-    rig.guest.monitor.execute("dump-guest-memory", paging=False, protocol=core)
-    qmp_ns = rig.clock.now_ns() - began
+    core = os.memfd_create("core")
+    try:
+        began = rig.clock.now_ns()
+        rig.guest.vm.dump_into(core)
+        qmp_ns = rig.clock.now_ns() - began
+    finally:
+        os.close(core)
     shutil.rmtree(folder)
     return GuestRates(
         dump=length / data_ns * 1e3,
@@ -212,8 +215,7 @@ def _dump(rig: _Rig, folder: Path) -> tuple[Report, int, int]:
         """What the NIC still wrote before it was stopped, the first time, is dumped as it is."""
         assert corpse.truth is not None, "there was a panic"
         while taken_over and rig.reach:
-            start, end = rig.reach.pop()
-            corpse.truth[start:end] = corpse.memory.buffer[start : min(end, len(corpse.truth))]
+            corpse.truth.accept(*rig.reach.pop(), corpse.memory.buffer)
 
     header = KernelDumpHeader(dumplength=image.length, dumpextent=image.length, hostname="bench")
     request = DumpRequest(link=_link(HERALD_PORT), header=header)
@@ -236,8 +238,10 @@ def _verify(dumps: Path, rig: _Rig) -> None:
     assert truth is not None, "there was a panic"
     image = rig.client.image
     parts = [np.frombuffer(image.header, np.uint8)]
-    parts += [truth[s.physical : s.physical + s.length] for s in image.segments]
-    if path.name.endswith(".partial") or not compare(Image(parts), read_stored(path)).equal:
+    parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
+    with closing(Stored(path)) as stored:
+        equal = compare(Image(parts), stored).equal
+    if path.name.endswith(".partial") or not equal:
         raise SystemExit(f"{path.name} is not what memory held: nothing was measured")
 
 

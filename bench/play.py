@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.errors import BadInput, MachineLacks
+from bench.footprint import largest
 from bench.guests import another_kernel, as_played, booted, has_guest, sound_guest
+from bench.headroom import address_room, memory_room, require_room
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -31,7 +33,8 @@ from bench.runs import (
     is_output_trouble,
     output_trouble,
 )
-from bench.scenario import Scenario, only_profile, parse_scenario
+from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
+from bench.scenario.combinations import playable
 from bench.tiers import ON_A_TAP, PROBES, Choice, choose_tier, wants_tap
 from bench.verdict import RunResult, to_text
 from bench.wire.contracts import Capability
@@ -73,6 +76,7 @@ def play(
     if wants_tap(scenario, tier):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
+    _require_room(scenario, choice.tier)
     with _run_folder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
         result = _run(scenario, choice, seed, folder, progress)
         _keep(folder, scenario, result)
@@ -140,6 +144,7 @@ def replay(
     if tier in ON_A_TAP:
         before_tap()
     choice = choose_tier(scenario, tier, probes)
+    _require_room(scenario, tier)
     runs = runs or folder.absolute().parent
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
         result = _run(scenario, Choice(tier, choice.why), seed, again, progress)
@@ -175,6 +180,14 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
         lacks = Capability(False, f"no Linux guest: {error.why}", error.cure)
         return {**PROBES, "qemu": lambda: lacks}
     return PROBES
+
+
+def _require_room(scenario: Scenario, tier: str) -> None:
+    """Raises ``MachineLacks`` if there is less memory than its largest run needs."""
+    cases = (case for case in expand_cases(scenario) if playable(case, tier))
+    needed = largest(cases, tier)
+    if needed is not None:
+        require_room(needed, memory_room(), address_room())
 
 
 def _run_folder(runs: Path, stem: str) -> RunFolder:

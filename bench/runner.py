@@ -9,10 +9,9 @@ was expected.
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -48,9 +47,6 @@ from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
 from nic_models.frames import Frames
 
-#: Machine memory that played runs may hold. A run is a web of references, which only the collector
-#: takes apart; and that counts objects, not their bytes.
-_COLLECT_AT: Final = 128 << 20
 #: Of a machine with more memory than this, a capture keeps only the beginning of each frame: the
 #: headers of every protocol and some of the data, which is in the dump anyway.
 _SNAP_ABOVE: Final = 32 << 20
@@ -83,17 +79,12 @@ def run_scenario(
         runs += every
         counted |= {run.name for run in every}
     progress.cases(len(runs))
-    held = 0
     for run in runs:
         folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
         folder.mkdir(parents=True, exist_ok=True)
         with _impossible(scenario, run):
             played = _played(tier, run, seed, folder, progress, counted=run.name in counted)
         result.cases.append(played)
-        held += run.machine.memory
-        if held >= _COLLECT_AT:
-            gc.collect()
-            held = 0
     return result
 
 
@@ -136,8 +127,8 @@ def _played(
     ``counted``: the step at which the panic strikes was counted here, not written by the user.
     """
     try:
-        with Heartbeat() as heartbeat:
-            result = _run(tier, run, seed, folder, progress, heartbeat)
+        with ExitStack() as closing, Heartbeat() as heartbeat:
+            result = _run(tier, run, seed, folder, progress, heartbeat, closing)
         result.paused_s, result.longest_pause_s = heartbeat.lost_s, heartbeat.longest_s
         return result
     except QemuError as error:
@@ -170,7 +161,9 @@ def _run(
     folder: Path,
     progress: Progress,
     heartbeat: Heartbeat,
+    closing: ExitStack,
 ) -> CaseResult:
+    """One run; ``closing`` takes what is to be given back when it has been judged."""
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
     overheard = NetconsoleWatch() if run.machine.netconsole else None
@@ -194,6 +187,7 @@ def _run(
                 events.emit(kind, stage.clock.now_ns(), **fields)
 
             story = _story(run, stage, seed, tell)
+            closing.callback(story.give_back)
             try:
                 story.boot()
                 struck = story.live()
@@ -215,6 +209,8 @@ def _run(
             evidence = gather(told, stage, watch, disk, expected)
             evidence.paused_s = 0.0 if tier == "sim" else heartbeat.lost_s
     read_disk(evidence, stage, told)
+    if evidence.stored is not None:
+        closing.callback(evidence.stored.close)
     if overheard is not None:
         last_words = judge_last_words(told.console, overheard.sent, told.netconsole or [])
         return _judge(run, told, stage, watch, evidence, last_words)

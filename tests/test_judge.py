@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.judge import compare as compare_module
-from bench.judge.compare import MAX_RANGES, Comparison, Image, Range, compare, read_stored
+from bench.judge.compare import MAX_RANGES, Comparison, Image, Range, Stored, compare
 from bench.judge.expect import unmet
 from bench.judge.oracles import ORACLES, Evidence, Ruling, broken, not_applicable, outcome
 from bench.judge.watch import WireWatch
@@ -37,14 +39,22 @@ def octets(data: bytes) -> NDArray[np.uint8]:
 
 
 def compared(stored: bytes, memory: bytes = MEMORY) -> Comparison:
-    return compare(Image([octets(memory)]), octets(stored))
+    return compare(Image([octets(memory)]), on_disk(stored))
+
+
+def on_disk(data: bytes) -> Stored:
+    """A file of these bytes, without a name."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return Stored(Path(file.name))
 
 
 def evidence(stored: bytes | None = MEMORY, **changes: object) -> Evidence:
     """A dump that went well, but for the changes."""
     seen = Evidence(
         claims_success=True,
-        stored=None if stored is None else octets(stored),
+        stored=None if stored is None else on_disk(stored),
         stored_as="vmcore.victim.0",
         is_final=stored is not None,
         comparison=None if stored is None else compared(stored),
@@ -247,9 +257,24 @@ def test_a_difference_beyond_the_listed_ranges_is_still_a_difference() -> None:
 
 def test_a_stored_file_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert len(read_stored(tmp_path / "empty")) == 0
+    with closing(Stored(tmp_path / "empty")) as empty:
+        assert (empty.length, len(empty.read(0, 10))) == (0, 0)
     (tmp_path / "some").write_bytes(MEMORY)
-    assert read_stored(tmp_path / "some").tobytes() == MEMORY
+    with closing(Stored(tmp_path / "some")) as some:
+        assert some.read(0, len(MEMORY)).tobytes() == MEMORY
+        assert some.read(9_990, 20_000).tobytes() == MEMORY[9_990:]
+        assert len(some.read(10_000, 20_000)) == len(some.read(20_000, 20_001)) == 0
+        some.length = 5_000
+        assert some.read(4_990, 6_000).tobytes() == MEMORY[4_990:5_000]
+
+
+def test_a_stored_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "some"
+    path.write_bytes(MEMORY)
+    with closing(Stored(path)) as stored:
+        path.write_bytes(MEMORY[:100])
+        with pytest.raises(OSError, match="became shorter"):
+            compare(Image([octets(MEMORY)]), stored)
 
 
 @settings(max_examples=200, deadline=None)
@@ -288,7 +313,7 @@ def test_ranges_tell_exactly_what_a_walk_over_the_bytes_finds(
     parts = [octets(memory[:cut]), octets(memory[cut:])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "_BLOCK", block)
-        found = compare(Image(parts), octets(bytes(stored)))
+        found = compare(Image(parts), on_disk(bytes(stored)))
 
     def differs(at: int) -> bool:
         return at >= len(stored) or stored[at] != memory[at]

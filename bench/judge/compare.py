@@ -2,10 +2,14 @@
 
 A *hole* is a stretch where the store holds zeros, or ends, and memory did not; a *difference* is
 any other byte that disagrees. The comparison trusts neither side's word about completeness.
+
+Both are read a window at a time, and the file into one buffer: a mapped file would count as ours.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -66,7 +70,7 @@ class Image:
         self._parts = list(zip(starts, parts, strict=True))
 
     def read(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Bytes [start, end) of the dump; fewer where it ends before."""
+        """Bytes [start, end) of the dump; fewer where it ends before. Not to be written to."""
         found = [
             part[max(start - at, 0) : end - at]
             for at, part in self._parts
@@ -75,28 +79,54 @@ class Image:
         return found[0] if len(found) == 1 else np.concatenate([_NO_BYTES, *found])
 
 
-def read_stored(path: Path) -> NDArray[np.uint8]:
-    """The stored file, uint8, mapped."""
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, "r")
+class Stored:
+    """A stored file, complete or partial, on the disk. ``length`` may be made less, where what
+    follows is no part of the dump.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self.length = os.fstat(self._file.fileno()).st_size
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Bytes [start, end), uint8; fewer where it ends before."""
+        return self.read_into(np.empty(max(min(end, self.length) - start, 0), np.uint8), start)
+
+    def read_into(self, buffer: NDArray[np.uint8], start: int) -> NDArray[np.uint8]:
+        """As many bytes from ``start`` as there is room for, or are left; the part that has them.
+
+        Raises:
+            OSError: the disk does not give them, or the file has become shorter.
+        """
+        wanted = buffer[: max(self.length - start, 0)]
+        got = 0
+        while got < len(wanted):
+            more = os.preadv(self._file.fileno(), [wanted.data[got:]], start + got)
+            if not more:
+                raise OSError(errno.EIO, "a stored dump became shorter", str(self._file.name))
+            got += more
+        return wanted
+
+    def close(self) -> None:
+        self._file.close()
 
 
-def compare(expected: Image, stored: NDArray[np.uint8]) -> Comparison:
-    """``stored`` is uint8, flat. One pass; ranges are built only where something differs."""
-    result = Comparison(expected.length, len(stored))
-    common = min(expected.length, len(stored))
+def compare(expected: Image, stored: Stored) -> Comparison:
+    """One pass; ranges are built only where something differs."""
+    result = Comparison(expected.length, stored.length)
+    common = min(expected.length, stored.length)
+    buffer = np.empty(min(_BLOCK, common), np.uint8)
     for at in range(0, common, _BLOCK):
         want = expected.read(at, min(at + _BLOCK, common))
-        have = stored[at : at + len(want)]
+        have = stored.read_into(buffer[: len(want)], at)
         if not np.array_equal(want, have):
             _add_ranges(result, at, want, have)
-    if len(stored) < expected.length:
-        _append(result, Range(len(stored), expected.length, hole=True))
+    if stored.length < expected.length:
+        _append(result, Range(stored.length, expected.length, hole=True))
     if result.ranges:
         first = result.ranges[0].start
         result.expected_at_first = expected.read(first, first + 16).tobytes()
-        result.stored_at_first = stored[first : first + 16].tobytes()
+        result.stored_at_first = stored.read(first, first + 16).tobytes()
     return result
 
 

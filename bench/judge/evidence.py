@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.judge.compare import Image, compare, read_stored
+from bench.judge.compare import Image, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
 from bench.judge.watch import WireWatch
@@ -111,12 +111,13 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     path = _stored_dump(stage.dumpdir)
     if path is None or seen.expected is None:
         return
-    seen.stored = read_stored(path)
+    seen.stored = Stored(path)
     seen.stored_as = path.name
     seen.is_final = not path.name.endswith(".partial")
     end = seen.expected.length
-    if not seen.is_final and told.footer and seen.stored[end:].tobytes() == told.footer:
-        seen.stored = seen.stored[:end]  # a server cuts the footer off when the dump is complete
+    behind = seen.stored.read(end, end + len(told.footer) + 1).tobytes()
+    if not seen.is_final and told.footer and behind == told.footer:
+        seen.stored.length = end  # a server cuts the footer off when the dump is complete
     seen.comparison = compare(seen.expected, seen.stored)
 
 
@@ -126,7 +127,7 @@ def expected_dump(story: Story) -> Image:
     assert truth is not None, "there was a panic"
     image = story.client.image
     parts = [np.frombuffer(image.header, np.uint8)]
-    parts += [truth[s.physical : s.physical + s.length] for s in image.segments]
+    parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
     return Image(parts)
 
 

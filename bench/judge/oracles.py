@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.judge.compare import Comparison, Image
+from bench.judge.compare import Comparison, Image, Stored
 from bench.verdict import OracleState
 
 
@@ -51,8 +51,8 @@ class Evidence:
     out_of_time: str = ""
     lost: str = ""
     """How the machine was lost before its dump had an end."""
-    stored: NDArray[np.uint8] | None = None
-    """The stored dump's bytes, complete or partial; None where nothing was stored."""
+    stored: Stored | None = None
+    """The stored dump, complete or partial; None where nothing was stored."""
     stored_as: str = ""
     """Its file name."""
     is_final: bool = False
@@ -138,7 +138,7 @@ def ack_means_kept(seen: Evidence) -> Ruling:
     missing = 0
     for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
         want = seen.expected.read(start, start + length)
-        missing += not np.array_equal(want, seen.stored[start : start + len(want)])
+        missing += not np.array_equal(want, seen.stored.read(start, start + len(want)))
     if not missing:
         return HELD
     return broken(f"{missing} of {len(offsets)} acknowledged frames are not on the disk as sent")

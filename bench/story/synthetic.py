@@ -148,6 +148,7 @@ class SyntheticStory(Story):
         self._rounds(load, ROUNDS[self._case.machine.load])
         self.machine.begin_steps()
         self._work(load, self._case.machine.panic_during)
+        self.give_back()
         return self.machine.steps_taken
 
     def _load(self) -> NetworkLoad:

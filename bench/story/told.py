@@ -22,6 +22,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Final, NoReturn
 
+import numpy as np
+
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
@@ -157,6 +159,13 @@ class Story(ABC):
         """Which supply the kernel's zone pointers name in the panic: FreeBSD swaps in the pool."""
         return machine.panic_pool if self._profile.mbufs == "pool" else machine.mbufs
 
+    def give_back(self) -> None:
+        """Nobody looks at the machine any more: give its memory back, now."""
+        if self.emulator is not None:
+            self.emulator.release_ram()
+        if hasattr(self, "machine"):  # a guest that never panicked left none
+            self.machine.release()
+
     # -- the panic and after -----------------------------------------------------------------
 
     def dump(self, struck: str) -> Told:
@@ -198,7 +207,7 @@ class Story(ABC):
         truth = self.machine.truth
         assert truth is not None, "there was a panic"
         for start, end in self._nic_wrote:
-            truth[start:end] = self.machine.memory.buffer[start:end]
+            truth.accept(start, end, self.machine.memory.buffer)
             self._tell("nic wrote after the panic", start=start, end=end)
 
     def _changed(self, reach: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -208,9 +217,11 @@ class Story(ABC):
         found: list[tuple[int, int]] = []
         for first, length in machine.dump_segments():
             for start, end in reach:
-                part = slice(max(start, first), min(end, first + length))
-                if (machine.truth[part] != machine.memory.buffer[part]).any():
-                    found.append((part.start, part.stop))
+                here, there = max(start, first), min(end, first + length)
+                if here < there and not np.array_equal(
+                    machine.truth.read(here, there), machine.memory.buffer[here:there]
+                ):
+                    found.append((here, there))
         return found
 
     def _header(self) -> KernelDumpHeader:

@@ -21,6 +21,7 @@ from guest.kernel.guard import PanicGuard
 from guest.kernel.locks import MachineLock
 from guest.kernel.mbufs import OrdinaryMbufs, PanicPool
 from guest.kernel.memory import PAGE_SIZE, PhysicalMemory
+from guest.kernel.truth import Truth
 
 #: Pages that ``changes`` compares at a time.
 _COMPARED: Final = 4096
@@ -51,8 +52,8 @@ class Corpse:
         self.cpus = CpuSet([Cpu(number) for number in range(cpus)], guard)
         self.mbufs = OrdinaryMbufs(mbufs, guard)
         self.panic_pool = PanicPool(panic_mbufs)
-        self.truth: NDArray[np.uint8] | None = None
-        """uint8, memory at the panic instant, index = physical address; None before."""
+        self.truth: Truth | None = None
+        """Memory at the panic instant; None before."""
         self.delayed_us = 0
         """Microseconds busy-waited in all."""
         self._locks: dict[str, MachineLock] = {}
@@ -100,8 +101,14 @@ class Corpse:
         found: list[tuple[int, int]] = []
         for start, length in self.dump_segments():
             end = start + length
-            found += changes(self.truth[start:end], self.memory.buffer[start:end], start)
+            found += changes(self.truth.read(start, end), self.memory.buffer[start:end], start)
         return found
+
+    def release(self) -> None:
+        """It has been judged: give its memory back, and the truth about it."""
+        if self.truth is not None:
+            self.truth.release()
+        self.memory.release()
 
 
 def changes(

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guest.kernel.guard import PanicGuard
+from guest.kernel.mapping import FreezableMemory, Mapping
+from guest.kernel.truth import Truth
 
 PAGE_SIZE: Final = 4096
 
@@ -67,8 +69,10 @@ class PhysicalMemory:
                 f" {PAGE_SIZE} bytes, and two of them at least"
             )
         top = base + size
-        if buffer is None:
-            buffer = np.zeros(top + arena_size, np.uint8)
+        self._own = FreezableMemory(top + arena_size) if buffer is None else None
+        if self._own is not None:
+            buffer = self._own.array
+        assert buffer is not None, "given, or our own"
         if base % PAGE_SIZE or len(buffer) < top + arena_size:
             raise ValueError(
                 f"memory from {base:#x} to {top + arena_size:#x} does not fit whole pages of a"
@@ -136,6 +140,23 @@ class PhysicalMemory:
         self._arena = start + size
         self.buffer[start : start + size] = POISON
         return start
+
+    def freeze(self) -> Truth:
+        """What ordinary memory holds now. Memory of our own is kept without a copy (``mapping``);
+        what another process maps too has to be copied.
+        """
+        start, end = self.base, self.arena[0]
+        if self._own is not None:
+            kept = self._own.freeze(end)
+            return Truth([(start, kept.array[start:])], kept)
+        kept = Mapping(self.size)
+        kept.array[:] = self.ordinary
+        return Truth([(start, kept.array)], kept)
+
+    def release(self) -> None:
+        """Give memory of our own back: nobody will look at it any more."""
+        if self._own is not None:
+            self._own.release()
 
 
 def _align_up(address: int, align: int) -> int:

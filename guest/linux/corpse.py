@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from guest.kernel.corpse import Corpse
 from guest.kernel.guard import PanicGuard
 from guest.kernel.memory import PhysicalMemory
+from guest.kernel.truth import Truth
 from guest.linux.guest import LinuxGuest
 from guest.qemu.coredump import CoreDump
 
@@ -41,9 +40,8 @@ class LinuxCorpse(Corpse):
             delay_us=delay_us,
         )
         self._segments = guest.segments()
-        self.truth = np.zeros(config.memory_size, np.uint8)
-        for start, length in self._segments:
-            self.truth[start : start + length] = truth.read(start, length)
+        blocks = [(start, truth.read(start, length)) for start, length in self._segments]
+        self.truth = Truth(blocks, truth.memory)
         guard.arm()
 
     def dump_segments(self) -> list[tuple[int, int]]:

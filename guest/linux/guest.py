@@ -29,8 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
+from guest.kernel.corpse import changes
 from guest.linux.console import Console, ConsoleSilent
 from guest.linux.crash import TRIGGERS
 from guest.linux.image import GuestImage
@@ -275,7 +274,7 @@ class LinuxGuest:
             )
         core = self.vm.dump_memory()
         for start, length in self.segments():
-            if not np.array_equal(core.read(start, length), self.vm.ram[start : start + length]):
+            if changes(core.read(start, length), self.vm.ram[start : start + length]):
                 raise GuestFailed(
                     f"what QMP says is in memory from {start:#x} on is not what QEMU shares with us"
                 )

@@ -2,7 +2,7 @@
 
 The dump is an ELF core (QEMU dump/dump.c): PT_NOTE, with a NT_PRSTATUS for each CPU, QEMU's own
 notes and, where the guest left one in fw_cfg, VMCOREINFO; then a PT_LOAD for each block of RAM,
-whose p_paddr is its physical address. It goes to memory, not to a disk.
+whose p_paddr is its physical address. It goes to memory, not to a disk, and is read where it lies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from guest.kernel.mapping import Mapping
 from guest.qemu.errors import QemuError
 
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -30,6 +31,8 @@ class CoreDump:
     notes: bytes
     blocks: tuple[tuple[int, NDArray[np.uint8]], ...]
     """(physical address, contents), ascending."""
+    memory: Mapping
+    """Where they lie."""
 
     def read(self, start: int, length: int) -> NDArray[np.uint8]:
         """A stretch of physical memory, uint8.
@@ -45,7 +48,8 @@ class CoreDump:
 
 
 def parse(fd: int) -> CoreDump:
-    """``fd`` holds the dump; the result keeps a copy, so that another may be written there.
+    """``fd`` holds the dump, which is not cut short from now on. It is mapped, not copied, and what
+    is written to the result stays with it.
 
     Raises:
         QemuError: it is no such core.
@@ -53,12 +57,8 @@ def parse(fd: int) -> CoreDump:
     size = os.fstat(fd).st_size
     if size < _EHDR.size:
         raise QemuError(f"dump-guest-memory wrote {size} bytes: no ELF header fits in that")
-    data = np.empty(size, np.uint8)
-    done = 0
-    while done < size and (got := os.preadv(fd, [data.data[done:]], done)):
-        done += got
-    if done < size:
-        raise QemuError(f"dump-guest-memory wrote {size} bytes, and {done} of them can be read")
+    memory = Mapping(size, fd, private=True)
+    data = memory.array
     header = _EHDR.unpack_from(data.data)
     if header[0][:6] != _IDENT:
         raise QemuError(f"dump-guest-memory wrote no 64-bit ELF core: {header[0].hex()}")
@@ -81,4 +81,4 @@ def parse(fd: int) -> CoreDump:
             notes += part(offset, length).tobytes()
         elif kind == _PT_LOAD:
             blocks.append((physical, part(offset, length)))
-    return CoreDump(notes, tuple(sorted(blocks, key=lambda block: block[0])))
+    return CoreDump(notes, tuple(sorted(blocks, key=lambda block: block[0])), memory)

@@ -45,6 +45,7 @@ class Monitor:
         self._thread.start()
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         end.setblocking(False)
+        self._end = end
         try:
             self._client = self._wait(self._connect(end), _CONNECT_TIMEOUT_S)
         except (QMPError, OSError, concurrent.futures.TimeoutError) as error:
@@ -67,6 +68,19 @@ class Monitor:
             raise MonitorRefused(f"QMP {command} {named or ''}: {error}") from error
         except (QMPError, OSError, EOFError, concurrent.futures.TimeoutError) as error:
             raise QemuGone(f"QMP {command}: {type(error).__name__} {error}") from error
+
+    def pass_fd(self, name: str, fd: int) -> None:
+        """Give QEMU a descriptor of its own for the open file ``fd``; there it bears ``name``.
+
+        Raises:
+            MonitorRefused, QemuGone: as ``execute``.
+        """
+        try:
+            # It travels with a byte; a blank between two commands means nothing.
+            socket.send_fds(self._end, [b" "], [fd])
+        except OSError as error:
+            raise QemuGone(f"QMP getfd {name}: {error}") from error
+        self.execute("getfd", fdname=name)
 
     def human(self, command: str) -> str:
         """What the human monitor prints for what QMP has no command for."""

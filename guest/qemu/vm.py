@@ -19,7 +19,6 @@ Two machines are made of it: ``halted``, on which no instruction but HLT ever ru
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import shlex
 import shutil
@@ -34,6 +33,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from guest.kernel.mapping import Mapping
 from guest.qemu import coredump
 from guest.qemu.coredump import CoreDump
 from guest.qemu.errors import QemuGone, QemuLaunchFailure, QemuMissing
@@ -44,6 +44,8 @@ from guest.qemu.serial import SerialLine
 PROGRAM: Final = "qemu-system-x86_64"
 COMMAND, LOG, CONSOLE = "qemu.command", "qemu.log", "console.log"
 _SERIAL: Final = "serial"
+#: QEMU's name for the file that a dump of the machine goes to.
+_CORE: Final = "core"
 #: How long a process that was killed may take to end, seconds.
 _END_TIMEOUT_S: Final = 10.0
 #: qtest's answer to this shows that the machine stands: PCI's configuration address.
@@ -107,13 +109,12 @@ class Vm:
     """The NIC's wire: frames, each behind its length in 4 bytes, big-endian. None with a TAP."""
     serial: SerialLine | None = field(init=False, default=None)
     command: list[str] = field(init=False, default_factory=list)
-    core_fd: int = field(init=False)
-    """A memfd of both processes, under the same number, for a dump of the machine."""
     _log: int = field(init=False, default=-1)
     _said: str = field(init=False, default="")
     _child: subprocess.Popen[bytes] | None = field(init=False, default=None)
     _monitor: Monitor | None = field(init=False, default=None)
     _monitor_end: socket.socket = field(init=False)
+    _memory: Mapping | None = field(init=False, default=None)
     _ends: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
@@ -163,12 +164,17 @@ class Vm:
 
     def dump_memory(self) -> CoreDump:
         """What QEMU says that memory and CPU registers hold; the machine stands still meanwhile."""
-        path = f"file:/proc/self/fd/{self.core_fd}"
-        self.monitor.execute("dump-guest-memory", paging=False, protocol=path)
+        fd = os.memfd_create("core")
         try:
-            return coredump.parse(self.core_fd)
+            self.dump_into(fd)
+            return coredump.parse(fd)
         finally:
-            os.ftruncate(self.core_fd, 0)
+            os.close(fd)
+
+    def dump_into(self, fd: int) -> None:
+        """Let QEMU write such a dump to a file, which it lets go of afterwards."""
+        self.monitor.pass_fd(_CORE, fd)
+        self.monitor.execute("dump-guest-memory", paging=False, protocol=f"fd:{_CORE}")
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. What it was connected with stays open on our side."""
@@ -177,15 +183,17 @@ class Vm:
             self._child.wait(_END_TIMEOUT_S)
 
     def close(self) -> None:
-        """End it, and let go of everything but its RAM, which lives while ``ram`` is referred to.
-
-        Twice is harmless.
-        """
+        """End it, and let go of everything but its RAM: see ``release_ram``. Twice is harmless."""
         self.kill()
         if self._monitor is not None:
             self._monitor.close()
         self._said, self._log = self.output(), -1
         self._ends.close()
+
+    def release_ram(self) -> None:
+        """Give its RAM back, when it has ended and what it left has been looked at."""
+        if self._memory is not None:
+            self._memory.release()
 
     def __enter__(self) -> Self:
         return self
@@ -220,8 +228,6 @@ class Vm:
 
         try:
             ram = share(self._make_ram(options.memory_size))
-            self.core_fd = os.memfd_create("core")
-            self._ends.callback(os.close, self.core_fd)
             qtest_end, qtest = connect()
             self._monitor_end, monitor = connect()
             command = [
@@ -260,7 +266,7 @@ class Vm:
             if self.folder is not None:
                 told = shlex.join(self.command) + "\n"
                 (self.folder / COMMAND).write_text(told, encoding="utf-8")
-            self._child = self.spawn(self.command, self._log, [*theirs, self.core_fd])
+            self._child = self.spawn(self.command, self._log, theirs)
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -282,7 +288,8 @@ class Vm:
     def _make_ram(self, size: int) -> int:
         fd = os.memfd_create("guest-ram")
         os.ftruncate(fd, size)
-        self.ram = np.frombuffer(mmap.mmap(fd, size), np.uint8)
+        self._memory = Mapping(size, fd)
+        self.ram = self._memory.array
         return fd
 
 

@@ -14,8 +14,8 @@ How it dies, and these are the rules that everything below obeys:
    block. So code that may be struck uses neither for locks or rings: what it held, it holds.
    (``PanicStrikes`` is no ``Exception``, so that no ``except Exception`` revives a dead CPU.)
 3. *Then comes the truth.* ``panic(cause)`` stops the other CPUs, arms the guard, writes the last
-   words to the message buffer, and only then copies memory. From there on nothing outside the arena
-   may change.
+   words to the message buffer, and only then freezes memory. From there on nothing outside the
+   arena may change.
 
 Interrupts are level triggered and taken between pieces of work (``take_interrupts``), never inside
 one: the machine plays one CPU at a time. In the panic the line is only counted.
@@ -255,4 +255,4 @@ class SyntheticMachine(Corpse):
         self.msgbuf.append(f"cpuid = {cpu}")
         for stopped in self.cpus.all:
             self.msgbuf.append(f"cpu{stopped.number}: {stopped.step}")
-        self.truth = self.memory.buffer[: self.memory.arena[0]].copy()
+        self.truth = self.memory.freeze()

@@ -1,0 +1,151 @@
+"""What `make bench` plays: which client on which tier, and one run of it.
+
+By itself it plays one, in a process of its own, and prints what came of it:
+
+    python -m bench.contestants "tap netdump2 1 Gbit/s" 256
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from bench.clock import RealClock
+from bench.progress import Silent
+from bench.runner import run_scenario
+from bench.runs import scratch
+from bench.scenario import Scenario, parse_scenario
+from netdump.profiles import PROFILES
+
+_STORY: Final = """\
+title = "A measured dump"
+why = "make bench"
+tiers = ["tap", "qemu", "sim"]
+[machine]
+kind = "{machine}"
+memory = "{mib} MiB"
+load = "none"
+[nic]
+rate = "{rate}"
+[[case]]
+profile = "{profile}"
+client = {{ selective_acks = {selective} }}
+expect = {{ outcome = "complete"{also} }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """What is measured; ``rate`` is that of the modelled wire, and so of no meaning but in sim."""
+
+    tier: str
+    profile: str
+    rate: str = "1 Gbit/s"
+    selective: bool | None = None
+    """False: the client offers no selective acks, so each frame is acknowledged by another. None:
+    as the profile has it."""
+    machine: str = "synthetic"
+
+    @property
+    def client(self) -> str:
+        """The profile, and how it strays from it."""
+        strays = self.selective is False
+        return f"{self.profile}, an ack a frame" if strays else self.profile
+
+    @property
+    def offers(self) -> bool:
+        if self.selective is None:
+            return PROFILES[self.profile].selective_acks
+        return self.selective
+
+    @property
+    def where(self) -> str:
+        """The tier, and what of it makes a difference."""
+        if self.machine == "linux":
+            return f"{self.tier}, linux"
+        return {"sim": f"sim, {self.rate}", "qemu": "qemu, halted"}.get(self.tier, self.tier)
+
+    def __str__(self) -> str:
+        linux = " linux" * (self.machine == "linux")
+        return f"{self.tier}{linux} {self.client} {self.rate}"
+
+
+CONTESTANTS: Final = (
+    Contestant("sim", "netdump2", "10 Gbit/s"),
+    Contestant("sim", "netdump2", "10 Gbit/s", selective=False),
+    Contestant("sim", "netdump2"),
+    Contestant("sim", "freebsd-14"),
+    Contestant("sim", "patch-2010"),
+    Contestant("tap", "netdump2"),
+    Contestant("tap", "netdump2", selective=False),
+    Contestant("tap", "freebsd-14"),
+    Contestant("tap", "patch-2010"),
+    Contestant("qemu", "netdump2"),
+    Contestant("qemu", "freebsd-14"),
+)
+#: Those whose memory is measured at larger sizes, too.
+LARGE: Final = (
+    Contestant("sim", "netdump2", "10 Gbit/s"),
+    Contestant("tap", "netdump2"),
+    Contestant("qemu", "netdump2"),
+    Contestant("qemu", "netdump2", machine="linux"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What one run came to."""
+
+    rate: float
+    """MB/s on the run's clock."""
+    frames: float
+    """Frames a second of real time."""
+    played: float
+    """MB of dump a second of real time."""
+
+
+def play(contestant: Contestant, mib: int) -> Played:
+    """One run. ``SystemExit`` if it does not come out as it should."""
+    clock = RealClock()
+    with scratch("run") as folder:
+        began = clock.now_ns()
+        result = run_scenario(
+            scenario(contestant, mib),
+            tier=contestant.tier,
+            why_this_tier="",
+            seed=1,
+            run_folder=folder.path,
+            progress=Silent(),
+        )
+        took = (clock.now_ns() - began) / 1e9
+    case = result.cases[0]
+    if not case.met:
+        raise SystemExit(f"{contestant}: {'; '.join(case.unmet)}: nothing was measured")
+    return Played(
+        rate=case.dump_bytes / case.seconds / 1e6,
+        frames=case.frames / took,
+        played=case.dump_bytes / took / 1e6,
+    )
+
+
+def scenario(contestant: Contestant, mib: int) -> Scenario:
+    also = ', oracle_broken = "panic-hygiene"' if contestant.profile == "patch-2010" else ""
+    text = _STORY.format(
+        mib=mib,
+        machine=contestant.machine,
+        rate=contestant.rate,
+        profile=contestant.profile,
+        selective=str(contestant.offers).lower(),
+        also=also,
+    )
+    return parse_scenario(text, "bench", "bench/contestants.py")
+
+
+def named(name: str) -> Contestant:
+    return next(one for one in (*CONTESTANTS, *LARGE) if str(one) == name)
+
+
+if __name__ == "__main__":
+    json.dump(asdict(play(named(sys.argv[1]), int(sys.argv[2]))), sys.stdout)

@@ -1,0 +1,74 @@
+"""What a run holds, looked at from outside, beside what was foretold and what is promised."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bench.contestants import CONTESTANTS, LARGE, Contestant, named, scenario
+from bench.footprint import MIB, footprint
+from bench.measure import MARK_MEMORY
+from bench.peak import ChildFailed, peak_of, python
+from bench.scenario import expand_cases
+
+TIMEOUT_S = 200.0
+DUMP = 128
+
+HOLDS = """\
+import mmap, os, subprocess, sys, time
+fd = os.memfd_create("both")
+os.ftruncate(fd, 64 << 20)
+ours = mmap.mmap(fd, 64 << 20)
+ours.write(bytes(64 << 20))
+child = "import mmap, sys; m = mmap.mmap(int(sys.argv[1]), 64 << 20); sum(m[::4096]); input()"
+other = subprocess.Popen(
+    [sys.executable, "-c", child, str(fd)], pass_fds=[fd], stdin=subprocess.PIPE
+)
+time.sleep(1.5)
+other.communicate(b"\\n")
+print("done")
+"""
+
+
+def test_memory_that_a_family_shares_counts_once_and_that_of_children_counts() -> None:
+    said, peak = peak_of([sys.executable, "-c", HOLDS], 60)
+    assert said.splitlines()[-1] == "done"
+    assert 64 * MIB < peak < 2 * 64 * MIB
+
+
+def test_a_command_that_fails_says_why() -> None:
+    with pytest.raises(ChildFailed, match=r"^no such dump$"):
+        peak_of([sys.executable, "-c", "raise SystemExit('no such dump')"], 60)
+    with pytest.raises(ChildFailed, match="ended with status -9"):
+        peak_of(["sleep", "60"], 0.1)
+
+
+def test_every_contestant_has_a_name_of_its_own() -> None:
+    every = dict.fromkeys([*CONTESTANTS, *LARGE])
+    assert len({str(one) for one in every}) == len(every)
+    assert all(named(str(one)) == one for one in every)
+
+
+def hold(contestant: Contestant) -> None:
+    _, peak = peak_of(python("bench.contestants", str(contestant), str(DUMP)), TIMEOUT_S)
+    (case,) = expand_cases(scenario(contestant, DUMP))
+    times, more = MARK_MEMORY[contestant.tier]
+    assert DUMP * MIB < peak <= footprint(case, contestant.tier).memory
+    assert peak <= (times * DUMP + more) * MIB
+
+
+@pytest.mark.sim
+def test_a_run_in_memory_holds_no_more_than_was_foretold() -> None:
+    hold(Contestant("sim", "netdump2", "10 Gbit/s"))
+
+
+@pytest.mark.tap
+def test_a_run_on_a_tap_holds_no_more_than_was_foretold() -> None:
+    hold(Contestant("tap", "netdump2"))
+
+
+@pytest.mark.qemu
+@pytest.mark.tap
+def test_a_run_with_a_qemu_holds_no_more_than_was_foretold() -> None:
+    hold(Contestant("qemu", "netdump2"))
