@@ -37,7 +37,7 @@ from bench.wire.contracts import Observer, Wire
 from bench.wire.faults import Faults, Rule
 from bench.wire.late import LatePeer
 from bench.wire.memory import MemoryLink
-from bench.wire.namespace import NetNamespace
+from bench.wire.namespace import open_namespace
 from bench.wire.segment import Segment
 from bench.wire.tap import TapWire
 from nic_models.frames import Frames
@@ -195,7 +195,7 @@ def _namespaced(
         server_ip=server_ip, gateway_ip=gateway_ip, mac=HOST_MAC.hex(":"), mtu=case.nic.mtu
     )
     clock = RealClock()
-    namespace = closing.enter_context(NetNamespace())
+    namespace = closing.enter_context(open_namespace())
     tap = TapWire.open(namespace, segment, clock)
     closing.callback(tap.close)
     server: ServerProcess | None = None
