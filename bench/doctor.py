@@ -18,12 +18,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from bench import cures
+from bench.cures import CURES
 from bench.wire.contracts import Capability
 
 _TIMEOUT_S: Final = 15.0
-_TUN: Final = Path("/dev/net/tun")
 #: Linux' include/uapi/linux/udp.h; Python's socket module has no names for them.
-_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_SOL_UDP, _UDP_SEGMENT = 17, 103
 _MIN_FREE: Final = 1 << 30
 _WIDTH: Final = 100
 
@@ -72,35 +73,35 @@ def _python() -> Capability:
     return Capability(
         sys.version_info >= (3, 11),
         f"{platform.python_implementation()} {platform.python_version()}",
-        "install Python 3.11 or newer, or name one: make PYTHON=python3.12",
+        CURES["python"],
     )
 
 
 def _numpy() -> Capability:
     version = metadata.version("numpy")
-    return Capability(int(version.split(".")[0]) >= 2, version, "pip install 'numpy>=2'")
+    return Capability(int(version.split(".")[0]) >= 2, version, CURES["numpy"])
 
 
 def _tun_device() -> Capability:
-    cure = "modprobe tun; in a container: --device /dev/net/tun"
+    from bench.wire.contracts import WireError
+    from bench.wire.segment import TUN_DEVICE, open_tun
+
     try:
-        os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
-    except PermissionError as error:
-        return Capability(False, f"{_TUN}: {error.strerror}", f"be root, or chmod 666 {_TUN}")
-    except OSError as error:
-        return Capability(False, f"{_TUN}: {error.strerror}", cure)
-    return Capability(True, f"{_TUN} opens")
+        os.close(open_tun())
+    except WireError as error:
+        why, _, cure = str(error).partition("; ")
+        return Capability(False, why, cure)
+    return Capability(True, f"{TUN_DEVICE} opens")
 
 
 def _user_namespace() -> Capability:
-    cure = "sysctl kernel.unprivileged_userns_clone=1 (or the AppArmor profile of your system)"
     unshare = shutil.which("unshare")
     if not unshare:
-        return Capability(False, "there is no unshare(1)", "install util-linux")
+        return Capability(False, "there is no unshare(1)", CURES["unshare-absent"])
     try:
         _output(unshare, "--user", "--map-root-user", "true")
     except (OSError, subprocess.SubprocessError) as error:
-        return Capability(False, str(error), cure)
+        return Capability(False, str(error), cures.user_namespace())
     return Capability(True, "unshare --user works")
 
 
@@ -116,39 +117,42 @@ def _net_namespace() -> Capability:
 
 def _super_frames() -> Capability:
     from bench.wire.contracts import WireError
-    from bench.wire.namespace import NetNamespace
+    from bench.wire.namespace import open_namespace
     from bench.wire.segment import offer_super_frames, open_tap
 
     try:
-        with NetNamespace() as namespace:
-            fd = namespace.run(open_tap, "probe")
+        with open_namespace() as namespace:
+            fd, _ = namespace.run(open_tap, "probe")
             try:
                 ok = offer_super_frames(fd)
             finally:
                 os.close(fd)
-    except WireError:
-        return Capability(False, "can only be tried with a TAP", "be root, to find out")
-    return Capability(ok, "TUNSETOFFLOAD takes USO" if ok else "no USO", "Linux 6.2 or newer")
+    except WireError as error:
+        _, _, cure = str(error).partition("; ")
+        return Capability(False, "can only be tried with a TAP", cure)
+    return Capability(ok, "TUNSETOFFLOAD takes USO" if ok else "no USO", CURES["uso"])
 
 
 def _udp_offload() -> Capability:
-    names = {_UDP_SEGMENT: "UDP_SEGMENT", _UDP_GRO: "UDP_GRO"}
-    missing = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for option, name in names.items():
-            try:
-                probe.setsockopt(_SOL_UDP, option, 1)
-            except OSError:
-                missing.append(name)
-    if missing:
-        return Capability(False, f"no {' and no '.join(missing)}", "Linux 5.0 or newer")
-    return Capability(True, "UDP_SEGMENT and UDP_GRO")
+    """Two datagrams by one call: a kernel may take the option, and ignore it."""
+    datagram = socket.AF_INET, socket.SOCK_DGRAM
+    with socket.socket(*datagram) as there, socket.socket(*datagram) as here:
+        there.bind(("127.0.0.1", 0))
+        there.settimeout(_TIMEOUT_S)
+        try:
+            size = (4).to_bytes(2, sys.byteorder)
+            here.sendmsg([b"one.two."], [(_SOL_UDP, _UDP_SEGMENT, size)], 0, there.getsockname())
+            ok = there.recv(64) == b"one."
+        except OSError as error:
+            return Capability(False, f"UDP_SEGMENT: {error.strerror}", CURES["udp-segment"])
+    why = "UDP_SEGMENT works" if ok else "UDP_SEGMENT is ignored"
+    return Capability(ok, why, CURES["udp-segment"])
 
 
 def _qemu() -> Capability:
     program = shutil.which("qemu-system-x86_64")
     if not program:
-        return Capability(False, "not installed", "scripts/debian-packages qemu, as root")
+        return Capability(False, "not installed", CURES["qemu"])
     return Capability(True, _output(program, "--version").splitlines()[0])
 
 
@@ -164,7 +168,7 @@ def _guest_image() -> Capability:
     image = cached_image()
     if image is None:
         what = "none yet: the first scenario that wants one downloads a kernel and builds it"
-        return Capability(False, what, "make scenario NAME=nmi-panic")
+        return Capability(False, what, CURES["guest-image"])
     return Capability(True, f"Linux {image.release}, {image.source}, in {image.kernel.parent}")
 
 
@@ -173,35 +177,32 @@ def _kvm() -> Capability:
     from guest.qemu.accel import accelerator
 
     if not shutil.which("qemu-system-x86_64"):
-        return Capability(False, "can only be tried with QEMU", "scripts/debian-packages qemu")
+        return Capability(False, "can only be tried with QEMU", CURES["qemu"])
     chosen = accelerator(start_child)
-    cure = "none needed, TCG boots a guest in seconds; for KVM: a CPU that shows vmx or svm"
-    return Capability(chosen.name == "kvm", chosen.why, "" if chosen.name == "kvm" else cure)
+    return Capability(chosen.name == "kvm", chosen.why, CURES["kvm"])
 
 
 def _vmcore_tools() -> Capability:
     found = [name for name in ("makedumpfile", "crash") if shutil.which(name)]
     if not found:
-        return Capability(False, "no makedumpfile, no crash", "scripts/debian-packages qemu")
+        return Capability(False, "no makedumpfile, no crash", CURES["qemu"])
     return Capability(True, " and ".join(found))
 
 
 def _docker() -> Capability:
     program = shutil.which("docker")
     if not program:
-        return Capability(False, "not installed", "apt-get install docker.io")
+        return Capability(False, "not installed", CURES["docker"])
     try:
         version = _output(program, "version", "--format", "{{.Server.Version}}")
     except (OSError, subprocess.SubprocessError) as error:
-        return Capability(False, str(error), "start the Docker daemon, and join the group docker")
+        return Capability(False, str(error), CURES["docker-daemon"])
     return Capability(True, f"engine {version}")
 
 
 def _disk() -> Capability:
     free = shutil.disk_usage(Path.cwd()).free
-    return Capability(
-        free >= _MIN_FREE, f"{free / (1 << 30):.1f} GiB free here", "make clean, or --runs DIR"
-    )
+    return Capability(free >= _MIN_FREE, f"{free / (1 << 30):.1f} GiB free here", CURES["disk"])
 
 
 def _tftp() -> Capability:
@@ -211,7 +212,7 @@ def _tftp() -> Capability:
         return Capability(
             False,
             f"no {' and no '.join(missing)}",
-            "scripts/debian-packages bench, as root",
+            CURES["bench"],
         )
     return Capability(True, "in.tftpd and curl")
 
@@ -224,7 +225,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("user namespaces", "tier tap without root", _user_namespace),
     Check("network namespace", "tier tap", _net_namespace),
     Check("USO on a TAP", "speed of tier tap: super-frames", _super_frames),
-    Check("UDP offload", "speed of the server: UDP_GRO", _udp_offload),
+    Check("UDP offload", "speed of the server: 64 acks a call", _udp_offload),
     Check("qemu-system-x86_64", "tier qemu", _qemu),
     Check("QEMU's e1000", "tier qemu", _qemu_nic),
     Check("guest image", "Linux guests in tier qemu", _guest_image),

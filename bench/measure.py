@@ -51,7 +51,7 @@ from bench.scenario import expand_cases
 from bench.servers.child import start_child
 from bench.tiers import PROBES
 from bench.wire.contracts import WireError
-from bench.wire.namespace import NetNamespace
+from bench.wire.namespace import Namespace, open_namespace
 from guest.linux.image import GuestImageUnavailable
 from guest.qemu.errors import QemuError
 
@@ -223,7 +223,7 @@ def _tftp(mib: int) -> float:
     """MB/s of one upload to tftpd-hpa."""
     clock = RealClock()
     with ExitStack() as stack:
-        namespace = stack.enter_context(NetNamespace())
+        namespace = stack.enter_context(open_namespace())
         folder = stack.enter_context(scratch("tftp")).path
         home = folder / "home"
         home.mkdir()
@@ -254,7 +254,7 @@ def _tftp(mib: int) -> float:
 
 
 @contextmanager
-def _tftpd(namespace: NetNamespace, home: Path, log: int) -> Iterator[None]:
+def _tftpd(namespace: Namespace, home: Path, log: int) -> Iterator[None]:
     command = [
         *(_find("in.tftpd") or "in.tftpd", "--ipv4", "--foreground", "--listen"),
         *("--create", "--user", "root", "--secure", str(home)),

@@ -38,7 +38,7 @@ from bench.servers.child import start_child
 from bench.servers.process import ServerProcess
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, SERVER_IP
 from bench.story.told import Takeover
-from bench.wire.namespace import NetNamespace
+from bench.wire.namespace import Namespace, open_namespace
 from bench.wire.segment import Segment, configure, open_tap
 from guest.linux.corpse import LinuxCorpse
 from guest.linux.guest import LinuxConfig, LinuxGuest
@@ -93,7 +93,7 @@ class GuestRates:
 class _Rig:
     """A crashed guest, and the driver that takes it over."""
 
-    namespace: NetNamespace
+    namespace: Namespace
     guest: LinuxGuest
     corpse: LinuxCorpse
     board: Board
@@ -180,13 +180,13 @@ def touch_memory(mib: int) -> None:
     np.ones(min(mib << 20, free_kib << 9), np.uint8)
 
 
-def _boot(stack: ExitStack, mib: int, folder: Path) -> tuple[NetNamespace, LinuxGuest]:
+def _boot(stack: ExitStack, mib: int, folder: Path) -> tuple[Namespace, LinuxGuest]:
     """A guest that talks to the host of a namespace over a TAP of its own."""
-    namespace = stack.enter_context(NetNamespace())
+    namespace = stack.enter_context(open_namespace())
     segment = Segment(server_ip=SERVER_IP, gateway_ip=None, mac=HOST_MAC.hex(":"), mtu=1500)
-    tap = namespace.run(open_tap, segment.name)
+    tap, name = namespace.run(open_tap, segment.name)
     stack.callback(os.close, tap)
-    namespace.run(configure, segment)
+    namespace.run(configure, replace(segment, name=name))
     config = LinuxConfig(
         image=guest_image(),
         memory_size=mib << 20,

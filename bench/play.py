@@ -35,7 +35,7 @@ from bench.runs import (
 )
 from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
 from bench.scenario.combinations import playable
-from bench.tiers import ON_A_TAP, PROBES, Choice, choose_tier, wants_tap
+from bench.tiers import PROBES, Choice, choose_tier, first_choice, wants_tap
 from bench.verdict import RunResult, to_text
 from bench.wire.contracts import Capability
 
@@ -73,7 +73,7 @@ def play(
     if scenario.kernel is not None:
         tier = tier or "qemu"  # no other tier would play that kernel
     probes = probes_for(scenario) if (tier or scenario.tiers[0]) == "qemu" else PROBES
-    if wants_tap(scenario, tier):
+    if wants_tap(first_choice(scenario, tier)):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
     _require_room(scenario, choice.tier)
@@ -141,13 +141,13 @@ def replay(
     scenario = as_played(scenario, verdict.get("guest"), folder)
     tier, seed = verdict["tier"], verdict["seed"]
     probes = probes_for(scenario) if tier == "qemu" else PROBES
-    if tier in ON_A_TAP:
+    if wants_tap(tier):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
     _require_room(scenario, tier)
     runs = runs or folder.absolute().parent
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
-        result = _run(scenario, Choice(tier, choice.why), seed, again, progress)
+        result = _run(scenario, choice, seed, again, progress)
         outcome_same = _outcomes(result.as_json()) == _outcomes(verdict)
         files = _same_files(folder, again.path) if tier == "sim" else {}
         if not (outcome_same and all(files.values())):
@@ -217,6 +217,7 @@ def _run(
             scenario,
             tier=choice.tier,
             why_this_tier=choice.why,
+            host=choice.host,
             seed=seed,
             run_folder=folder.path,
             progress=progress,

@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 
 from bench.clock import Clock, RealClock
+from bench.cures import CURES
 from bench.servers.child import start_child
 from bench.wire.contracts import Capability
 from bench.wire.stream import StreamWire
@@ -185,8 +186,8 @@ def can_qemu() -> Capability:
             nic.enable()
             status = nic.read32(_STATUS)
     except QemuMissing as missing:
-        return Capability(False, str(missing), "scripts/debian-packages qemu, as root")
+        return Capability(False, str(missing), CURES["qemu"])
     except QemuError as error:
         why = f"QEMU's NIC can't be driven: {str(error).splitlines()[-1]}"
-        return Capability(False, why, "install QEMU 7.2 or newer")
+        return Capability(False, why, CURES["qemu-old"])
     return Capability(True, f"started QEMU, and its e1000 answers (STATUS {status:#x})")

@@ -33,6 +33,7 @@ from bench.scenario.combinations import playable
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, set_stage
 from bench.story.synthetic import NoSuchStep, SyntheticStory
 from bench.story.told import Story, Tell, Told
+from bench.tiers import ROWS, Host
 from bench.verdict import (
     BROKE_DOWN,
     CaseResult,
@@ -61,8 +62,13 @@ def run_scenario(
     seed: int,
     run_folder: Path,
     progress: Progress,
+    host: Host | None = None,
 ) -> RunResult:
-    """Play all runs; what they leave is in ``run_folder``, which exists."""
+    """Play all runs; what they leave is in ``run_folder``, which exists.
+
+    ``host`` is what the wire ends at, by default the most real one of the tier.
+    """
+    host = host or ROWS[tier].hosts[0]
     result = RunResult(scenario.name, tier, why_this_tier, seed)
     runs: list[ResolvedCase] = []
     counted: set[str] = set()
@@ -75,7 +81,7 @@ def run_scenario(
             runs.append(case)
             continue
         with _impossible(scenario, case):
-            every = _every(tier, case, seed, run_folder)
+            every = _every(tier, host, case, seed, run_folder)
         runs += every
         counted |= {run.name for run in every}
     progress.cases(len(runs))
@@ -83,7 +89,7 @@ def run_scenario(
         folder = run_folder if len(runs) == 1 else run_folder / "cases" / run.name
         folder.mkdir(parents=True, exist_ok=True)
         with _impossible(scenario, run):
-            played = _played(tier, run, seed, folder, progress, counted=run.name in counted)
+            played = _played(tier, host, run, seed, folder, progress, counted=run.name in counted)
         result.cases.append(played)
     return result
 
@@ -97,9 +103,11 @@ def _impossible(scenario: Scenario, case: ResolvedCase) -> Iterator[None]:
         raise BadInput(f"{scenario.file}: case {case.group}: {error}") from None
 
 
-def _every(tier: str, case: ResolvedCase, seed: int, folder: Path) -> list[ResolvedCase]:
+def _every(
+    tier: str, host: Host, case: ResolvedCase, seed: int, folder: Path
+) -> list[ResolvedCase]:
     """The runs of a sweep over every step: one is played dry, on the same tier, to count them."""
-    with set_stage(tier, case, seed, folder / "dry", _nobody) as stage:
+    with set_stage(tier, host, case, seed, folder / "dry", _nobody) as stage:
         steps = SyntheticStory(case, stage, seed, _silent).count_steps()
     shutil.rmtree(folder / "dry")
     return with_values(case, range(steps))
@@ -120,7 +128,14 @@ def _silent(_kind: str, **_fields: object) -> None: ...
 
 
 def _played(
-    tier: str, run: ResolvedCase, seed: int, folder: Path, progress: Progress, *, counted: bool
+    tier: str,
+    host: Host,
+    run: ResolvedCase,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    *,
+    counted: bool,
 ) -> CaseResult:
     """One run; if QEMU or its guest breaks down, that costs this run, and none of the others.
 
@@ -128,7 +143,7 @@ def _played(
     """
     try:
         with ExitStack() as closing, Heartbeat() as heartbeat:
-            result = _run(tier, run, seed, folder, progress, heartbeat, closing)
+            result = _run(tier, host, run, seed, folder, progress, heartbeat, closing)
         result.paused_s, result.longest_pause_s = heartbeat.lost_s, heartbeat.longest_s
         return result
     except QemuError as error:
@@ -156,6 +171,7 @@ def _broke_down(run: ResolvedCase, why: str) -> CaseResult:
 
 def _run(
     tier: str,
+    host: Host,
     run: ResolvedCase,
     seed: int,
     folder: Path,
@@ -181,7 +197,7 @@ def _run(
                     disk.look()
                 progress.sent(watch.data_bytes)
 
-        with set_stage(tier, run, seed, folder, observe) as stage:
+        with set_stage(tier, host, run, seed, folder, observe) as stage:
 
             def tell(kind: str, **fields: object) -> None:
                 events.emit(kind, stage.clock.now_ns(), **fields)

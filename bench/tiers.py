@@ -1,6 +1,7 @@
 """Which tier a scenario is played on: the most real one of its list that this machine offers.
 
-A tier is found out by trying it, never by looking at a version or a user id.
+A tier is a row of parts (``ROWS``). It is found out by trying it, never by looking at a version or
+a user id; and so is the host that its wire ends at, where the row has more than one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from bench.errors import BadInput, MachineLacks
 from bench.scenario import TIERS, Scenario, nearest
@@ -28,19 +29,48 @@ def _sim() -> Capability:
 def _qemu() -> Capability:
     from bench.qemu_nic import can_qemu
 
-    found = can_qemu()
-    return found if not found.ok else _tap()  # its frames go to a TAP
+    return can_qemu()
 
 
 PROBES: Final[dict[str, Callable[[], Capability]]] = {"tap": _tap, "qemu": _qemu, "sim": _sim}
 
+#: Whose network stack and server are at the far end of the wire: the kernel's, behind a TAP in a
+#: network namespace, with the server as a process; or a host in memory, with the server in it.
+Host = Literal["namespace", "simulated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a tier is made of, besides its machine and silicon."""
+
+    hosts: tuple[Host, ...]
+    """Those that it can end at, the most real one first."""
+    virtual: bool
+    """Time moves when somebody waits, and at no other moment."""
+    budget_ns: int
+    """How long a run may take on the run's own clock before it counts as hung."""
+    settle_us: int
+    """The longest that a server may take for a few dozen messages, besides the way there and back.
+    A real one may have to wait for its turn on a busy machine; FreeBSD's client gives it 12 s.
+    """
+
+
+ROWS: Final[dict[str, Row]] = {
+    "sim": Row(("simulated",), True, 3600 * 10**9, 400_000),
+    "tap": Row(("namespace",), False, 300 * 10**9, 30_000_000),
+    "qemu": Row(("namespace", "simulated"), False, 300 * 10**9, 30_000_000),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A tier, and why it is not the scenario's first choice; empty where it is."""
+    """A tier and the host at its far end, and why they are not the first choice; empty where they
+    are.
+    """
 
     tier: str
     why: str = ""
+    host: Host = "namespace"
 
 
 def choose_tier(
@@ -54,23 +84,37 @@ def choose_tier(
         found = probes[demanded]()
         if not found.ok:
             raise MachineLacks(f"tier {demanded}: {_missing(found)}")
-        return Choice(demanded, "asked for by --tier" if demanded != scenario.tiers[0] else "")
+        return _with_host(
+            demanded, ["asked for by --tier"] * (demanded != scenario.tiers[0]), probes
+        )
     lacks: list[str] = []
     for tier in scenario.tiers:
         found = probes[tier]()
         if found.ok:
-            return Choice(tier, "; ".join(lacks))
+            return _with_host(tier, lacks, probes)
         lacks.append(f"not {tier}: {_missing(found)}")
     raise MachineLacks(f"{scenario.name} can't be played here: {'; '.join(lacks)}")
 
 
-#: Tiers whose frames go through a TAP.
-ON_A_TAP: Final = ("tap", "qemu")
+def _with_host(tier: str, why: list[str], probes: dict[str, Callable[[], Capability]]) -> Choice:
+    """The most real host of the tier's row. A row of one needs no question: its tier was tried."""
+    first, *others = ROWS[tier].hosts
+    found = probes["tap"]() if others else None
+    if found is None or found.ok:
+        return Choice(tier, "; ".join(why), first)
+    lacks = _missing(found)
+    said = any(lacks in line for line in why)
+    why = [*why, WITHOUT_TAP if said else f"{WITHOUT_TAP} ({lacks})"]
+    return Choice(tier, "; ".join(why), others[0])
 
 
-def wants_tap(scenario: Scenario, demanded: str | None) -> bool:
-    """Whether a TAP would be used if this machine let us."""
-    return first_choice(scenario, demanded) in ON_A_TAP
+#: What a verdict says of a run whose tier could have had a TAP.
+WITHOUT_TAP: Final = "no TAP: the wire ends at the simulated host, with the server in process"
+
+
+def wants_tap(tier: str) -> bool:
+    """Whether a TAP would be used if this machine let us. A name that is none is told later."""
+    return tier in ROWS and "namespace" in ROWS[tier].hosts
 
 
 def first_choice(scenario: Scenario, demanded: str | None) -> str:

@@ -103,11 +103,11 @@ def test_each_run_has_a_namespace_of_its_own_and_none_is_left(
 def test_what_one_run_left_in_the_hosts_queues_is_not_heard_in_the_next(tmp_path: Path) -> None:
     """The first run's host wants to tell its client something, and waits for its MAC for ever."""
     (case, _) = _cases()
-    with set_stage("tap", case, 1, tmp_path / "one", _unseen) as stage:
+    with set_stage("tap", "namespace", case, 1, tmp_path / "one", _unseen) as stage:
         assert stage.listen is not None
         with stage.listen(4444) as speaker:
             speaker.sendto(b"late", (CLIENT_IP, 20024))
-    with set_stage("tap", case, 1, tmp_path / "two", _unseen) as stage:
+    with set_stage("tap", "namespace", case, 1, tmp_path / "two", _unseen) as stage:
         wire = AnswersArp(stage.bare_wire, CLIENT_MAC, CLIENT)
         assert stage.listen is not None
         with stage.listen(4445) as speaker:

@@ -42,6 +42,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seed: int,
         run_folder: Path,
         progress: object,
+        host: object,
     ) -> RunResult:
         told.update(tier=tier, seed=seed, scenario=scenario)
         told["act"](run_folder)
@@ -212,7 +213,7 @@ def test_the_most_real_tier_of_the_list_is_played() -> None:
 def test_a_tier_that_this_machine_lacks_falls_to_the_next_and_says_why_and_the_cure() -> None:
     choice = choose_tier(load_scenario("clean-dump"), None, probes(tap=False, qemu=False))
     no = "not {0}: no {0} here (cure: get a {0})"
-    assert choice == Choice("sim", f"{no.format('tap')}; {no.format('qemu')}")
+    assert choice == Choice("sim", f"{no.format('tap')}; {no.format('qemu')}", "simulated")
 
 
 def test_a_tier_that_was_demanded_does_not_fall() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from bench import cli
+from bench.cures import CURES
 from bench.runs import RunFolder
 from bench.scenario import load_scenario
 from bench.servers.process import ServerLaunchFailure
@@ -298,7 +299,7 @@ def test_who_has_no_tun_device_is_told_so_before_any_namespace(
     monkeypatch.setattr(segment, "TUN_DEVICE", str(tmp_path / "tun"))
     found = can_tap()
     assert (found.ok, found.why) == (False, f"{tmp_path / 'tun'}: No such file or directory")
-    assert "load the tun module" in found.cure
+    assert found.cure == CURES["tun-absent"]
 
 
 def test_who_may_not_open_the_tun_device_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +313,10 @@ def test_who_may_not_open_the_tun_device_is_told_how(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "open", closed)
     found = can_tap()
     assert (found.ok, found.why) == (False, "/dev/net/tun: Permission denied")
-    assert found.cure == "be root, or as root: chmod 666 /dev/net/tun"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert can_tap().cure == CURES["tun-closed"]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert can_tap().cure == CURES["tun-forbidden"], "root is not told to be root"
 
 
 # --- serve ----------------------------------------------------------------------------------------

@@ -86,6 +86,30 @@ def test_a_guest_that_cant_be_had_costs_the_tier_and_only_where_it_is_demanded_t
         choose_tier(story, "qemu", probes)
 
 
+def test_without_a_tap_qemus_wire_ends_at_the_simulated_host_and_the_verdict_says_so() -> None:
+    story = load_scenario("nmi-panic")
+    works = Capability(True, "works")
+    probes = {name: lambda: works for name in ("tap", "qemu", "sim")}
+    with_tap = choose_tier(story, None, probes)
+    assert (with_tap.tier, with_tap.host, with_tap.why) == ("qemu", "namespace", "")
+    probes["tap"] = lambda: Capability(False, "/dev/net/tun: No such device", "load the tun module")
+    without = choose_tier(story, "qemu", probes)
+    assert (without.tier, without.host) == ("qemu", "simulated")
+    assert without.why == (
+        "no TAP: the wire ends at the simulated host, with the server in process"
+        " (/dev/net/tun: No such device (cure: load the tun module))"
+    )
+
+
+def test_why_there_is_no_tap_is_said_once() -> None:
+    probes = {name: lambda: Capability(True, "works") for name in ("qemu", "sim")}
+    probes["tap"] = lambda: Capability(False, "no device", "load the tun module")
+    choice = choose_tier(load_scenario("clean-dump"), None, probes)
+    assert (choice.tier, choice.host) == ("qemu", "simulated")
+    assert choice.why.count("no device") == 1
+    assert "not tap: no device" in choice.why
+
+
 def test_a_story_without_a_guest_asks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
     assert probes_for(load_scenario("clean-dump")) is not None

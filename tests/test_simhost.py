@@ -280,3 +280,65 @@ def test_a_dump_reaches_the_disk_and_survives_the_servers_death(tmp_path: Path) 
     assert bytes(ack)[42:46] == (78).to_bytes(4, "big")
     server.stop()
     assert server.fd_count() == 0
+
+
+# --- ICMP echo, and other programs' sockets -------------------------------------------------------
+
+
+def ping(dst: str = wf.SERVER_IP, **ip: Any) -> bytes:
+    head = Ether(src=wf.CLIENT_MAC, dst=wf.SERVER_MAC) / IP(src=wf.CLIENT_IP, dst=dst, **ip)
+    return bytes(head / ICMP(id=7, seq=3) / b"is anybody there?")
+
+
+@pytest.mark.parametrize("gateway", [None, "198.18.0.254"])
+def test_a_ping_is_answered_with_what_it_brought(gateway: str | None) -> None:
+    segment = Segment(gateway_ip=gateway)
+    segment.say(wf.arp_request(gateway or wf.SERVER_IP))
+    for address in filter(None, (wf.SERVER_IP, gateway)):
+        (reply,) = segment.say(ping(address))
+        assert (reply[IP].src, reply[IP].dst) == (address, wf.CLIENT_IP)
+        assert (reply.src, reply.dst) == (wf.SERVER_MAC, wf.CLIENT_MAC)
+        assert (reply[ICMP].type, reply[ICMP].id, reply[ICMP].seq) == (0, 7, 3)
+        assert bytes(reply[ICMP].payload)[:17] == b"is anybody there?"
+        again = reply.copy()
+        del again[IP].chksum
+        del again[ICMP].chksum
+        assert bytes(again) == bytes(reply)
+
+
+def test_a_ping_that_is_damaged_or_for_somebody_else_is_not_answered() -> None:
+    segment = Segment()
+    segment.say(wf.arp_request())
+    damaged = bytearray(ping())
+    damaged[-1] ^= 1
+    cut, other_mac = ping()[:36], b"\x02" * 6 + ping()[6:]
+    refused = [bytes(damaged), cut, other_mac, ping("198.18.0.77"), ping(flags="MF")]
+    assert segment.say(*refused) == []
+
+
+@given(st.binary(max_size=80), st.integers(0, 63))
+@settings(max_examples=200)
+def test_no_damage_to_a_ping_makes_the_host_raise(noise: bytes, at: int) -> None:
+    segment = Segment()
+    frame = bytearray(ping())
+    frame[at : at + len(noise)] = noise
+    segment.say(wf.arp_request(), bytes(frame))
+
+
+def test_another_program_of_the_host_hears_its_port_and_the_server_keeps_its_own() -> None:
+    segment = Segment(socket_frames=2)
+    segment.open_session()
+    with segment.host.open_socket(6666) as listener:
+        with pytest.raises(BlockingIOError):
+            listener.recv(100)
+        with pytest.raises(ValueError, match="port 6666"):
+            segment.host.open_socket(6666)
+        said = [wf.datagram(b"word %d" % i, dport=6666) for i in range(3)]
+        assert segment.say(*said) == []
+        assert [listener.recv(100), listener.recv(3)] == [b"word 0", b"wor"]
+        assert segment.host.counts.socket_drops == 1
+        segment.host.hang_up()
+        segment.say(wf.datagram(b"after the server's end", dport=6666))
+        assert listener.recv(100) == b"after the server's end"
+    (answer,) = segment.say(wf.datagram(b"nobody", dport=6666))
+    assert answer[ICMP].type == 3

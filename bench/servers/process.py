@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.servers.child import start_child
-from bench.wire.namespace import NetNamespace
+from bench.wire.namespace import Namespace
 
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -42,7 +42,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        namespace: NetNamespace,
+        namespace: Namespace,
         dumpdir: Path,
         log: Path,
         *,

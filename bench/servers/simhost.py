@@ -5,13 +5,15 @@ It does what a Linux host does with frames, and nothing that a Linux host would 
 * it answers ARP for its own address, or, behind a gateway, for the gateway's only;
 * it takes frames to its MAC whose IPv4 header and UDP checksum are right, and drops others silently
   (counted by reason);
-* a datagram to a port with no socket brings ICMP port unreachable (``icmp.py``);
+* it answers ICMP echo requests to its own address and to the gateway's (``icmp.py``);
+* a datagram to a port with no socket brings ICMP port unreachable;
 * each socket holds so many datagrams, and what comes while it is full is lost, counted. The default
   of Linux, 212,992 bytes, holds 92 frames of 1500 bytes;
 * the server is one process: it serves datagrams of all sockets one after the other, each in
   ``service_ns``, some ``ROWS`` of them a turn, and its acks leave when it is done with what they
   acknowledge;
-* a HERALD's ack comes from a new socket, connected to that client.
+* a HERALD's ack comes from a new socket, connected to that client;
+* other programs may have sockets there (``open_socket``), which outlive the server.
 
 Time is what ``pump`` is told. Frames are worked on at the moment they arrived, so it does not
 matter how often it is called, only that it is called before anybody looks for an answer; but for
@@ -21,7 +23,7 @@ how many of them a selective ack stands, as with a real server that finds more o
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final, Protocol
@@ -29,7 +31,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.servers.icmp import RateLimit, port_unreachable
+from bench.servers.icmp import ICMP, RateLimit, echo_reply, port_unreachable
 from bench.wire.contracts import MINIMUM_FRAME, Wire
 from bench.wire.kinds import leading_words
 from bench.wire.memory import serve_in_turn
@@ -132,6 +134,38 @@ class _Socket:
     """Paused: what nobody reads."""
 
 
+class PlainSocket:
+    """A UDP socket of a program of the host's, which never blocks. A context manager."""
+
+    def __init__(self, room: int, on_close: Callable[[], object]) -> None:
+        self._room = room
+        self._on_close = on_close
+        self._datagrams: deque[bytes] = deque()
+
+    def recv(self, size: int, /) -> bytes:
+        """The next datagram, cut to ``size``; ``BlockingIOError`` where there is none."""
+        if not self._datagrams:
+            raise BlockingIOError("no datagram is waiting")
+        return self._datagrams.popleft()[:size]
+
+    def take(self, datagrams: _Datagrams) -> int:
+        """Keep as many as there is room for; how many were lost."""
+        lengths = datagrams.lengths.tolist()
+        kept = max(0, self._room - len(self._datagrams))
+        for row, length in zip(datagrams.data[:kept], lengths[:kept], strict=True):
+            self._datagrams.append(row[:length].tobytes())
+        return max(0, len(lengths) - kept)
+
+    def close(self) -> None:
+        self._on_close()
+
+    def __enter__(self) -> PlainSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class SimHost:
     """A host on the ``host_end`` of a ``MemoryLink``."""
 
@@ -141,6 +175,7 @@ class SimHost:
         self._wire = wire
         self._ip = IPv4Address(self.config.ip).packed
         self._arp_ip = IPv4Address(self.config.gateway_ip or self.config.ip).packed
+        self._plain: dict[int, PlainSocket] = {}
         self._core: Core | None = None
         self._paused = False
         self._sockets: dict[int, _Socket] = {}
@@ -175,6 +210,15 @@ class SimHost:
         """The server goes on, at the next ``pump`` with what waits in its sockets."""
         self._paused = False
 
+    def open_socket(self, port: int) -> PlainSocket:
+        """A socket of another program on that port. ``ValueError`` where it is taken."""
+        if port in self._plain or port in self._sockets:
+            raise ValueError(f"UDP port {port} of the simulated host is taken")
+        self._plain[port] = PlainSocket(
+            self.config.socket_frames, lambda: self._plain.pop(port, None)
+        )
+        return self._plain[port]
+
     @property
     def ports(self) -> list[int]:
         """UDP ports with a socket."""
@@ -203,8 +247,11 @@ class SimHost:
         is_arp = (words[:, 6] == 0x0806) & (frames.lengths >= arp.FRAME_SIZE)
         for i in np.flatnonzero(is_arp).tolist():
             self._hear_arp(frames.bytes_of(i), int(frames.time_ns[i]))
-        rest = frames.take(~is_arp)
-        for which, sender, port in _conversations(words[~is_arp] if is_arp.any() else words):
+        rest, words = (frames.take(~is_arp), words[~is_arp]) if is_arp.any() else (frames, words)
+        is_icmp = (words[:, 6] == 0x0800) & (words[:, 11] & 0xFF == ICMP)
+        if is_icmp.any():
+            rest, words = self._hear_icmp(rest, words, is_icmp)
+        for which, sender, port in _conversations(words):
             self._hear_ip(rest.take(which), sender, port)
 
     def _hear_arp(self, frame: bytes, now_ns: int) -> None:
@@ -222,6 +269,20 @@ class SimHost:
             self._transmit(Frames.of([answer.ljust(MINIMUM_FRAME, b"\0")], now_ns))
         for held in self._unresolved.pop(packet.sender_ip, []):
             self._send_to(packet.sender_ip, held.at(np.maximum(held.time_ns, now_ns)))
+
+    def _hear_icmp(
+        self, frames: Frames, words: NDArray[np.uint16], is_icmp: NDArray[np.bool_]
+    ) -> tuple[Frames, NDArray[np.uint16]]:
+        """Answer the echo requests; the frames that are none, and their leading words."""
+        rest = np.ones(len(frames), np.bool_)
+        for i in np.flatnonzero(is_icmp).tolist():
+            frame, ours = frames.bytes_of(i), (self._ip, self._arp_ip)
+            answer = echo_reply(frame, self.config.mac, ours, TTL)
+            if answer is not None:
+                rest[i] = False
+                padded = Frames.of([answer.ljust(MINIMUM_FRAME, b"\0")], int(frames.time_ns[i]))
+                self._send_to(frame[26:30], padded)
+        return frames.take(rest), words[rest]
 
     def _hear_ip(self, frames: Frames, sender: bytes, port: int) -> None:
         """IPv4 of one sender to one UDP port (or what claims to be)."""
@@ -242,7 +303,9 @@ class SimHost:
                 some.time_ns.copy(),
             )
             socket = self._sockets.get(port)
-            if socket is None or socket.peer not in (None, datagrams.client):
+            if port in self._plain:
+                self.counts.socket_drops += self._plain[port].take(datagrams)
+            elif socket is None or socket.peer not in (None, datagrams.client):
                 self._unreachable(some, sender)
             elif self._paused:
                 self._queue(socket, datagrams)
@@ -322,7 +385,7 @@ class SimHost:
 
     def _ephemeral_port(self) -> int:
         """The next free one. Sessions are bounded by the server, far below the number of ports."""
-        while self._next_port in self._sockets:
+        while self._next_port in self._sockets or self._next_port in self._plain:
             self._next_port = FIRST_PORT + (self._next_port + 1 - FIRST_PORT) % _PORTS
         port = self._next_port
         self._next_port = FIRST_PORT + (port + 1 - FIRST_PORT) % _PORTS

@@ -6,7 +6,6 @@ same bystanders, the same capture.
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -18,7 +17,7 @@ from bench.board import Board
 from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
-from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
+from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Listener, Stage
 from bench.story.told import POOL_A_DESCRIPTOR, Story, Tell, Told
 from bench.wire.kinds import NETCONSOLE_PORTS
 from guest.linux.corpse import LinuxCorpse
@@ -71,9 +70,8 @@ class LinuxStory(Story):
             load=stage.server_ip if machine.load == "heavy" else "",
             netconsole=_netconsole(stage.server_ip) if machine.netconsole else "",
         )
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         if machine.netconsole:
-            assert stage.listen is not None, "this tier has a real host"
             self._listener = stage.closing.enter_context(stage.listen(NETCONSOLE_PORTS[1]))
 
     @property

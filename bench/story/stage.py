@@ -1,8 +1,9 @@
 """The stage: everything outside the machine, for the tier that the story is played on.
 
-A stage is a clock, the machine's end of a wire, and a server at the other end of it. ``tap`` and
-``qemu`` have the real thing: a TAP in a network namespace of its own, and the server as a process;
-``sim`` is a link and a host in memory, in virtual time.
+A stage is a clock, the machine's end of a wire, and a server at the other end of it. Host
+``namespace`` is the real thing: a TAP in a network namespace of its own, and the server as a
+process. Host ``simulated`` is a link and a host in memory, with the server's core in it; in virtual
+time on tier ``sim``, and in real time on a tier that has to do without a TAP.
 
 Each run has a stage of its own, and nothing of one run reaches the next: namespace, TAP, server and
 dump folder are made for it and go with it. (A namespace remembers: the kernel keeps neighbours,
@@ -17,11 +18,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from bench.clock import Clock, RealClock, VirtualClock
 from bench.scenario.schema import ResolvedCase
@@ -29,13 +30,14 @@ from bench.servers import DumpServer
 from bench.servers.inprocess import InProcessServer
 from bench.servers.process import ServerProcess
 from bench.servers.simhost import HostConfig, SimHost
+from bench.tiers import ROWS, Host
 from bench.wire.answering import AnswersArp
 from bench.wire.bystanders import Bystanders, Trick
 from bench.wire.contracts import Observer, Wire
 from bench.wire.faults import Faults, Rule
 from bench.wire.late import LatePeer
 from bench.wire.memory import MemoryLink
-from bench.wire.namespace import NetNamespace
+from bench.wire.namespace import open_namespace
 from bench.wire.segment import Segment
 from bench.wire.tap import TapWire
 from nic_models.frames import Frames
@@ -49,17 +51,20 @@ GATEWAY_IP: Final = "198.18.0.254"
 FAR_SERVER_IP: Final = "198.19.0.1"
 HOST_MAC: Final = bytes.fromhex("02005e001001")
 
-#: How long a run may take on the run's own clock before it counts as hung.
-BUDGET_NS: Final = {"sim": 3600 * 10**9, "tap": 300 * 10**9, "qemu": 300 * 10**9}
 #: A simulated host with as large a socket buffer as ours asks the kernel for.
 SIM_SOCKET_FRAMES: Final = 4096
 #: What a server needs for a datagram, taken from the real one on a slow day.
 SIM_SERVICE_NS: Final = 2_000
-#: The longest that a server may take for a few dozen messages, besides the way there and back, and
-#: how often its answers are looked for. A real one may have to wait for its turn on a busy machine,
-#: and FreeBSD's client would give it 12 s.
-SETTLE_US: Final = {"sim": 400_000, "tap": 30_000_000, "qemu": 30_000_000}
+#: How often a server's answers are looked for.
 SETTLE_TURN_US: Final = 10_000
+
+
+class Listener(AbstractContextManager[Any], Protocol):
+    """What is used of a UDP socket that does not block."""
+
+    def recv(self, size: int, /) -> bytes:
+        """The next datagram, cut to ``size``; ``BlockingIOError`` where there is none."""
+        ...
 
 
 @dataclass(slots=True)
@@ -86,8 +91,8 @@ class Stage:
     """The run's own, for what the machine leaves as evidence."""
     closing: ExitStack
     """What the machine needs to be taken down at the end of the run."""
-    listen: Callable[[int], socket.socket] | None = None
-    """A UDP socket of the server's host on that port; where there is a real host."""
+    listen: Callable[[int], Listener]
+    """A UDP socket of the server's host on that port."""
 
     trouble: list[str] = field(default_factory=list)
     """What the server did that no server may do."""
@@ -124,21 +129,20 @@ class Stage:
 
 @contextmanager
 def set_stage(
-    tier: str, case: ResolvedCase, seed: int, folder: Path, observer: Observer
+    tier: str, host: Host, case: ResolvedCase, seed: int, folder: Path, observer: Observer
 ) -> Iterator[Stage]:
     """The stage of one run; it is taken down at the end, whatever happens.
 
-    ``folder`` gets ``dumps/`` and, but for ``sim``, the server's log. ``observer`` sees every
+    ``folder`` gets ``dumps/`` and, of a server that is a process, its log. ``observer`` sees every
     frame once, before any fault.
     """
     dumpdir = folder / "dumps"
     dumpdir.mkdir(parents=True)
     with ExitStack() as closing:
-        setter = _sim if tier == "sim" else _tap
-        yield setter(tier, case, seed, dumpdir, observer, closing)
+        yield HOSTS[host](tier, case, seed, dumpdir, observer, closing)
 
 
-def _sim(
+def _simulated(
     tier: str,
     case: ResolvedCase,
     seed: int,
@@ -146,7 +150,7 @@ def _sim(
     observer: Observer,
     closing: ExitStack,
 ) -> Stage:
-    clock = VirtualClock()
+    clock = VirtualClock() if ROWS[tier].virtual else RealClock()
     link = MemoryLink(clock, latency_ns=case.network.latency_us * 1000, bits_per_second=0)
     server_ip, gateway_ip = _addresses(case)
     config = HostConfig(
@@ -162,7 +166,10 @@ def _sim(
         server = InProcessServer(host, dumpdir, config=_server_config(case), fsync="none")
         closing.callback(server.kill)
         server.start()
-    stage = _stage(tier, case, seed, dumpdir, observer, closing, clock, link.machine_end, server)
+    wire = link.machine_end
+    stage = _stage(
+        tier, case, seed, dumpdir, observer, closing, clock, wire, server, host.open_socket
+    )
 
     def far_end(now_ns: int) -> None:
         try:
@@ -175,7 +182,7 @@ def _sim(
     return stage
 
 
-def _tap(
+def _namespaced(
     tier: str,
     case: ResolvedCase,
     seed: int,
@@ -188,7 +195,7 @@ def _tap(
         server_ip=server_ip, gateway_ip=gateway_ip, mac=HOST_MAC.hex(":"), mtu=case.nic.mtu
     )
     clock = RealClock()
-    namespace = closing.enter_context(NetNamespace())
+    namespace = closing.enter_context(open_namespace())
     tap = TapWire.open(namespace, segment, clock)
     closing.callback(tap.close)
     server: ServerProcess | None = None
@@ -202,9 +209,15 @@ def _tap(
         )
         closing.callback(server.kill)
         server.start()
-    stage = _stage(tier, case, seed, dumpdir, observer, closing, clock, tap, server)
-    stage.listen = lambda port: namespace.run(_listen, server_ip, port)
-    return stage
+
+    def listen(port: int) -> Listener:
+        return namespace.run(_listen, server_ip, port)
+
+    return _stage(tier, case, seed, dumpdir, observer, closing, clock, tap, server, listen)
+
+
+#: How each host of a tier's row is set up.
+HOSTS: Final = {"namespace": _namespaced, "simulated": _simulated}
 
 
 def _stage(
@@ -217,6 +230,7 @@ def _stage(
     clock: Clock,
     bare_wire: Wire,
     server: DumpServer | None,
+    listen: Callable[[int], Listener],
 ) -> Stage:
     rules = [
         Rule(
@@ -242,12 +256,13 @@ def _stage(
         dumpdir=dumpdir,
         server_ip=server_ip,
         gateway_ip=gateway_ip,
-        deadline_ns=clock.now_ns() + BUDGET_NS[tier],
-        settle_us=SETTLE_US[tier] + 4 * case.network.latency_us,
+        deadline_ns=clock.now_ns() + ROWS[tier].budget_ns,
+        settle_us=ROWS[tier].settle_us + 4 * case.network.latency_us,
         faults=faults,
         bystanders=bystanders,
         folder=dumpdir.parent,
         closing=closing,
+        listen=listen,
     )
 
 

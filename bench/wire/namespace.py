@@ -1,4 +1,6 @@
-"""A network namespace that leaves nothing behind.
+"""A network namespace for a run, which leaves nothing behind: ``open_namespace``.
+
+It is one of two with the same face. The first choice is ``NetNamespace``, a new one.
 
 A named namespace is a mount, and a bench that is killed leaves it. This one has no name: one thread
 of this process unshares its network and stays in it, and the namespace lives as long as that thread
@@ -8,21 +10,30 @@ namespace and everything in it.
 A socket, a TAP and a child process belong to the namespace of the *thread* that makes them; hence
 ``run``, which makes them there. That thread also outlives every child that it starts, which matters
 to PR_SET_PDEATHSIG: the kernel sends that signal when the starting thread ends, not the process.
+
+A container with NET_ADMIN may make no namespace (that takes SYS_ADMIN), but has one: there
+``SharedNamespace`` uses that, if it is not the host's own and nothing in it clashes with a run. All
+that a run adds to it, the TAP and its addresses and routes, goes when the TAP's descriptor does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, Protocol, TypeVar
 
+from bench import cures
 from bench.wire.contracts import WireError
 
 P = ParamSpec("P")
@@ -34,11 +45,57 @@ RUN_TIMEOUT_S: Final = 30.0
 #: Set in the environment of a process that has already been restarted in a user namespace.
 ROOTLESS: Final = "NETDUMP_BENCH_ROOTLESS"
 
+#: Addresses of a run's segment and of what lies behind its gateway (RFC 2544: for benchmarks).
+ADDRESSES: Final = IPv4Network("198.18.0.0/15")
+#: The dump server's port.
+PORT: Final = 20023
+#: The longest that another run may keep a shared namespace: two of its budgets.
+SHARED_TIMEOUT_S: Final = 600.0
+_SHARED_POLL_S: Final = 0.05
+#: Abstract, so it belongs to the network namespace, and is gone with the process that has it.
+_LOCK: Final = "\0netdump-bench"
+
 _SYSCTL: Final = Path("/proc/sys/net")
+#: A knob of the whole kernel, which only its first network namespace shows.
+_KERNELS_OWN: Final = _SYSCTL / "core/dev_weight"
 
 
 class NamespaceError(WireError):
     """This machine would not give us a network namespace, or something in it."""
+
+
+class NamespaceRefused(NamespaceError):
+    """We may make none."""
+
+
+class Namespace(Protocol):
+    """What both have."""
+
+    fd: int
+
+    def run(self, do: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Namespace: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_namespace() -> Namespace:
+    """One of our own; where we may make none, the one that we are in, if that is safe.
+
+    Raises:
+        NamespaceError: neither will do. What, and after a semicolon what to do.
+    """
+    try:
+        return NetNamespace()
+    except NamespaceRefused as refused:
+        why, _, _ = str(refused).partition("; ")
+        try:
+            return SharedNamespace()
+        except NamespaceError as unsafe:
+            raise NamespaceError(f"{why}, and {unsafe}") from unsafe
 
 
 class NetNamespace:
@@ -71,15 +128,83 @@ class NetNamespace:
         self.close()
 
 
-def sysctl(path: str, value: int) -> None:
-    """Set ``/proc/sys/net/<path>`` of the calling thread's namespace."""
-    try:
-        (_SYSCTL / path).write_text(str(value))
-    except OSError as error:
-        raise NamespaceError(
-            f"can't set {_SYSCTL / path} to {value}: {error.strerror}; "
-            "in a container, mount /proc/sys/net writable (docker: --privileged)"
-        ) from error
+class SharedNamespace:
+    """The network namespace that this process is in, for one run at a time. A context manager."""
+
+    def __init__(self) -> None:
+        if _KERNELS_OWN.exists():
+            cure = cures.as_root_or_user("host-network")
+            raise NamespaceError(f"the network namespace here is the host's own; {cure}")
+        self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._wait_for_our_turn()
+            _check_for_clashes()
+            self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def run(self, do: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``do``: every thread of ours is in the namespace."""
+        return do(*args, **kwargs)
+
+    def close(self) -> None:
+        """Let the next run have it."""
+        if self.fd >= 0:
+            self._lock.close()
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> SharedNamespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wait_for_our_turn(self) -> None:
+        deadline = time.monotonic() + SHARED_TIMEOUT_S
+        while True:
+            try:
+                self._lock.bind(_LOCK)
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise NamespaceError(f"an abstract socket: {error.strerror}") from error
+            if time.monotonic() > deadline:
+                raise NamespaceError(
+                    f"another run has had this network namespace for {SHARED_TIMEOUT_S:.0f} s;"
+                    " wait for its end"
+                )
+            time.sleep(_SHARED_POLL_S)
+
+
+def _check_for_clashes() -> None:
+    """Nothing in the namespace has addresses, routes or the port of a run."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        networks = [
+            f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}"
+            for address in route.get_addr(family=socket.AF_INET)
+        ]
+        networks += [
+            f"{entry.get_attr('RTA_DST')}/{entry['dst_len']}"
+            for entry in route.get_routes(family=socket.AF_INET)
+            if entry.get_attr("RTA_DST")
+        ]
+    for network in networks:
+        if IPv4Network(network, strict=False).subnet_of(ADDRESSES):
+            raise NamespaceError(
+                f"the network namespace here has {network}, where a run has its addresses;"
+                f" {cures.CURES['addresses-taken']}"
+            )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("0.0.0.0", PORT))
+        except OSError as error:
+            raise NamespaceError(
+                f"UDP port {PORT} here: {error.strerror}; {cures.CURES['port-taken']}"
+            ) from error
 
 
 def _enter_new() -> int:
@@ -88,15 +213,14 @@ def _enter_new() -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET):
         number = ctypes.get_errno()
-        raise NamespaceError(
-            f"unshare(CLONE_NEWNET): {os.strerror(number)} (uid {os.geteuid()}); "
-            "be root, or allow user namespaces (`netdump-bench doctor` tells how)"
-        )
+        cure = cures.as_root_or_user("net-admin")
+        why = f"unshare(CLONE_NEWNET): {os.strerror(number)} (uid {os.geteuid()})"
+        raise NamespaceRefused(f"{why}; {cure}")
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     # No router solicitations, no MLD reports. A read-only /proc/sys costs some noise, not more.
-    with contextlib.suppress(NamespaceError):
-        sysctl("ipv6/conf/all/disable_ipv6", 1)
-        sysctl("ipv6/conf/default/disable_ipv6", 1)
+    with contextlib.suppress(OSError):
+        for name in ("all", "default"):
+            (_SYSCTL / f"ipv6/conf/{name}/disable_ipv6").write_text("1")
     with IPRoute() as route:
         route.link("set", index=1, state="up")
     return fd
@@ -105,10 +229,20 @@ def _enter_new() -> int:
 def rootless_reexec_command(argv: Sequence[str]) -> list[str] | None:
     """The command that runs ``argv`` (program first) as root of a user namespace of its own.
 
-    None where that is not needed (we are root), was done already, or does not work here (tried).
+    None where that is not needed, was done already, or does not work here (tried). A container's
+    root may need it, too.
     """
+    from bench.wire.segment import open_tun
+    from bench.wire.tap import can_tap
+
     unshare = shutil.which("unshare")
-    if os.geteuid() == 0 or os.environ.get(ROOTLESS) or unshare is None:
+    if os.environ.get(ROOTLESS) or unshare is None:
+        return None
+    try:
+        os.close(open_tun())
+    except WireError:
+        return None  # nobody gets that by a namespace
+    if os.geteuid() == 0 and can_tap().ok:
         return None
     prefix = [unshare, "--user", "--map-root-user", "--net", "--", "env", f"{ROOTLESS}=1"]
     probe = "from bench.wire.tap import can_tap; raise SystemExit(not can_tap().ok)"

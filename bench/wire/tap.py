@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from bench.clock import Clock, RealClock
 from bench.wire.contracts import MINIMUM_FRAME, Capability, WireError
-from bench.wire.namespace import NetNamespace
+from bench.wire.namespace import Namespace, open_namespace
 from bench.wire.segment import Segment, TapError, configure, offer_super_frames, open_tap, open_tun
 from bench.wire.superframe import (
     MAX_PACKET,
@@ -69,17 +70,17 @@ class TapWire:
     @classmethod
     def open(
         cls,
-        namespace: NetNamespace,
+        namespace: Namespace,
         segment: Segment,
         clock: Clock,
         *,
         superframes: bool = True,
     ) -> TapWire:
         """Make the TAP in the namespace and bring its interface up as the segment says."""
-        fd = namespace.run(open_tap, segment.name)
+        fd, name = namespace.run(open_tap, segment.name)
         try:
             superframes = superframes and offer_super_frames(fd)
-            namespace.run(configure, segment)
+            namespace.run(configure, replace(segment, name=name))
         except BaseException:
             os.close(fd)
             raise
@@ -201,7 +202,7 @@ def can_tap() -> Capability:
     """Try it: a namespace, a TAP in it, an address, and a datagram through it."""
     try:
         os.close(open_tun())  # first: who lacks this is not helped by a namespace
-        with NetNamespace() as namespace:
+        with open_namespace() as namespace:
             wire = TapWire.open(namespace, Segment(), RealClock())
             try:
                 _hear_a_broadcast(namespace, wire)
@@ -210,12 +211,11 @@ def can_tap() -> Capability:
     except (WireError, OSError) as error:
         # A wire's errors say what, and after a semicolon what to do.
         why, _, cure = str(error).partition("; ")
-        cure = cure or "be root with /dev/net/tun, or allow user namespaces"
         return Capability(False, why, cure)
-    return Capability(True, "made a namespace with a TAP in it, and heard a datagram through it")
+    return Capability(True, "made a TAP in a network namespace, and heard a datagram through it")
 
 
-def _hear_a_broadcast(namespace: NetNamespace, wire: TapWire) -> None:
+def _hear_a_broadcast(namespace: Namespace, wire: TapWire) -> None:
     with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sender.sendto(b"hello", ("198.18.0.255", 9))
