@@ -5,8 +5,9 @@ or kept from the CPU by others is late by that long, on any system and whatever 
 run of a real tier a client that counts polls then waits longer than it believes, and a server may
 look slow that is not.
 
-What the interpreter itself does is no disturbance: it lets other threads run every 5 ms, and a
-single call into numpy keeps them waiting for some 100 ms at most.
+The process may also be late by its own work: a call into numpy or a search through a guest's memory
+lets no other thread run for a second and more. That is no disturbance, so the CPU time that the
+process had meanwhile does not count as late.
 """
 
 from __future__ import annotations
@@ -45,17 +46,18 @@ class Heartbeat:
         self._end.set()
         self._thread.join()
 
-    def note(self, late_s: float) -> None:
-        """A beat came that late."""
+    def note(self, late_s: float, cpu_s: float = 0.0) -> None:
+        """A beat came that late, and the process has had the CPU for so long since the last one."""
+        late_s -= cpu_s
         if late_s > LATE_S:
             self.longest_s = max(self.longest_s, late_s)
             self.lost_s += late_s
 
     def _beat(self) -> None:
-        before = time.monotonic()
+        before, used_before = time.monotonic(), time.process_time()
         ended = False
         while not ended:
             ended = self._end.wait(BEAT_S)
-            now = time.monotonic()
-            self.note(now - before - BEAT_S)
-            before = now
+            now, used = time.monotonic(), time.process_time()
+            self.note(now - before - BEAT_S, used - used_before)
+            before, used_before = now, used

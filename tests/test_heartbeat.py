@@ -57,6 +57,15 @@ def test_what_is_late_by_less_than_a_second_is_no_disturbance_and_longer_pauses_
     assert (heartbeat.longest_s, heartbeat.lost_s) == (3.0, 4.5)
 
 
+def test_what_the_process_does_itself_is_no_disturbance() -> None:
+    """A search through a guest's memory lets no other thread run, and nobody has taken the CPU."""
+    heartbeat = Heartbeat()
+    heartbeat.note(2.0, cpu_s=1.9)
+    assert heartbeat.lost_s == 0.0
+    heartbeat.note(2.0, cpu_s=0.5)
+    assert (heartbeat.longest_s, heartbeat.lost_s) == (1.5, 1.5)
+
+
 @pytest.mark.parametrize(("tier", "tells"), [("tap", True), ("sim", False)])
 def test_the_verdict_tells_of_a_disturbance_where_time_is_real(tier: str, tells: bool) -> None:
     case = CaseResult("netdump2", "netdump2", "polled", "complete", "complete", True)
