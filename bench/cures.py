@@ -36,7 +36,7 @@ CURES: Final[dict[str, str]] = {
     "unshare-absent": "install util-linux",
     # -- the kernel
     "uso": "Linux 6.2 or newer",
-    "udp-segment": "Linux 4.18 or newer; in a sandbox: one that lets UDP_SEGMENT pass",
+    "udp-segment": "Linux 4.18 or newer; in a sandbox: one that lets recvmmsg and UDP_SEGMENT pass",
     # -- programs
     "python": "install Python 3.11 or newer, or name one: make PYTHON=python3.12",
     "numpy": "pip install 'numpy>=2'",

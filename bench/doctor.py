@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -23,8 +22,6 @@ from bench.cures import CURES
 from bench.wire.contracts import Capability
 
 _TIMEOUT_S: Final = 15.0
-#: Linux' include/uapi/linux/udp.h; Python's socket module has no names for them.
-_SOL_UDP, _UDP_SEGMENT = 17, 103
 _MIN_FREE: Final = 1 << 30
 _WIDTH: Final = 100
 
@@ -134,19 +131,12 @@ def _super_frames() -> Capability:
 
 
 def _udp_offload() -> Capability:
-    """Two datagrams by one call: a kernel may take the option, and ignore it."""
-    datagram = socket.AF_INET, socket.SOCK_DGRAM
-    with socket.socket(*datagram) as there, socket.socket(*datagram) as here:
-        there.bind(("127.0.0.1", 0))
-        there.settimeout(_TIMEOUT_S)
-        try:
-            size = (4).to_bytes(2, sys.byteorder)
-            here.sendmsg([b"one.two."], [(_SOL_UDP, _UDP_SEGMENT, size)], 0, there.getsockname())
-            ok = there.recv(64) == b"one."
-        except OSError as error:
-            return Capability(False, f"UDP_SEGMENT: {error.strerror}", CURES["udp-segment"])
-    why = "UDP_SEGMENT works" if ok else "UDP_SEGMENT is ignored"
-    return Capability(ok, why, CURES["udp-segment"])
+    """What the server itself finds out at its start, by the same trial."""
+    from server.packets import probe
+
+    lacks = probe()
+    why = "; ".join(f"{lack.call}: {lack.why}" for lack in lacks)
+    return Capability(not lacks, why or "recvmmsg and UDP_SEGMENT work", CURES["udp-segment"])
 
 
 def _qemu() -> Capability:
@@ -225,7 +215,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("user namespaces", "tier tap without root", _user_namespace),
     Check("network namespace", "tier tap", _net_namespace),
     Check("USO on a TAP", "speed of tier tap: super-frames", _super_frames),
-    Check("UDP offload", "speed of the server: 64 acks a call", _udp_offload),
+    Check("UDP offload", "speed of the server: many datagrams a call", _udp_offload),
     Check("qemu-system-x86_64", "tier qemu", _qemu),
     Check("QEMU's e1000", "tier qemu", _qemu_nic),
     Check("guest image", "Linux guests in tier qemu", _guest_image),
