@@ -22,7 +22,7 @@ from netdump.profiles import PROFILES
 _STORY: Final = """\
 title = "A measured dump"
 why = "make bench"
-tiers = ["tap", "qemu", "sim"]
+tiers = ["{tier}"]
 [machine]
 kind = "{machine}"
 memory = "{mib} MiB"
@@ -134,6 +134,7 @@ def scenario(contestant: Contestant, mib: int) -> Scenario:
     also = ', oracle_broken = "panic-hygiene"' if contestant.profile == "patch-2010" else ""
     text = _STORY.format(
         mib=mib,
+        tier=contestant.tier,
         machine=contestant.machine,
         rate=contestant.rate,
         profile=contestant.profile,

@@ -73,10 +73,16 @@ class RunFolder:
 
     def _take(self) -> bool:
         """Make the partial folder, and make it ours."""
-        try:
-            self.path.mkdir()
-        except FileExistsError:
-            return False
+        for last in (False, False, True):
+            try:
+                self.path.mkdir()
+                break
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # a measurement that ended took its home away: it was empty
+                if last:
+                    raise
+                self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         if self._lock < 0:  # taken for a dead run's, in this very moment: the next number, then
             return False

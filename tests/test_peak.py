@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import bench.runs as runs_module
 from bench.contestants import CONTESTANTS, LARGE, Contestant, named, scenario
 from bench.footprint import MIB, footprint
 from bench.measure import MARK_MEMORY
 from bench.peak import ChildFailed, peak_of, python
+from bench.runs import scratch
 from bench.scenario import expand_cases
 
 TIMEOUT_S = 200.0
@@ -48,6 +52,9 @@ def test_every_contestant_has_a_name_of_its_own() -> None:
     every = dict.fromkeys([*CONTESTANTS, *LARGE])
     assert len({str(one) for one in every}) == len(every)
     assert all(named(str(one)) == one for one in every)
+    for one in every:
+        (case,) = expand_cases(scenario(one, DUMP))
+        assert (case.machine.memory, case.machine.kind) == (DUMP * MIB, one.machine)
 
 
 def hold(contestant: Contestant) -> None:
@@ -72,3 +79,22 @@ def test_a_run_on_a_tap_holds_no_more_than_was_foretold() -> None:
 @pytest.mark.tap
 def test_a_run_with_a_qemu_holds_no_more_than_was_foretold() -> None:
     hold(Contestant("qemu", "netdump2"))
+
+
+def test_measurements_that_end_do_not_take_each_others_home_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setattr(runs_module, "scratch_home", lambda: home)
+    mkdir, ends = Path.mkdir, iter([True, False, True, True])
+
+    def another_ends_first(path: Path, *arguments: Any, **named: Any) -> None:
+        if path.name.startswith(".partial") and next(ends, False):
+            home.rmdir()
+        mkdir(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", another_ends_first)
+    for _ in range(2):
+        with scratch("run") as folder:
+            assert folder.path.is_dir()
+        assert not home.exists()
