@@ -21,7 +21,7 @@ from bench import cures
 from bench.cures import CURES
 from bench.wire.contracts import Capability
 
-_TIMEOUT_S: Final = 15.0
+_TIMEOUT_S: Final = 120.0
 _MIN_FREE: Final = 1 << 30
 _WIDTH: Final = 100
 

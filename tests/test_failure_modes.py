@@ -30,6 +30,7 @@ from bench.verdict import CaseResult, RunResult
 from bench.wire import segment
 from bench.wire.contracts import WireError
 from bench.wire.tap import can_tap
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = [sys.executable, "-m", "bench"]
@@ -90,7 +91,9 @@ def test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_and_130() 
         "from bench.__main__ import main\n"
         "sys.exit(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S
+    )
     assert done.returncode == 130
     assert done.stderr == "netdump-bench: interrupted; nothing was left behind\n"
     assert json.loads(done.stdout)["status"] == 130
@@ -127,7 +130,7 @@ def test_what_a_killed_run_left_is_cleared_by_a_run_of_any_name_which_says_so(
 
     child = multiprocessing.get_context("fork").Process(target=die_in_mid_run)
     child.start()
-    child.join(10)
+    child.join(HANG_S)
     assert (tmp_path / ".partial-another-tap-seed7-1").exists()
     assert run(tmp_path, "--quiet") == 0
     assert "left by a run that was killed" in one_line(capsys)
@@ -147,7 +150,7 @@ def test_what_a_living_run_has_begun_is_let_be(tmp_path: Path) -> None:
 def test_a_reader_who_leaves_early_changes_no_status(words: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([*BENCH, *words], stdout=writer, stderr=subprocess.PIPE, timeout=30)
+    done = subprocess.run([*BENCH, *words], stdout=writer, stderr=subprocess.PIPE, timeout=HANG_S)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -155,14 +158,14 @@ def test_a_reader_who_leaves_early_changes_no_status(words: list[str]) -> None:
 @pytest.mark.parametrize("redirection", [">&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_lead_nowhere(redirection: str) -> None:
     shell = ["sh", "-c", f'exec "$@" {redirection}', "sh"]
-    done = subprocess.run([*shell, *BENCH, "list"], capture_output=True, timeout=30)
+    done = subprocess.run([*shell, *BENCH, "list"], capture_output=True, timeout=HANG_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_full_disk_behind_standard_output_is_one_line_and_2() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*BENCH, "list"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30
+            [*BENCH, "list"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=HANG_S
         )
     assert done.returncode == 2
     assert done.stderr == (
@@ -249,7 +252,7 @@ def test_a_quote_in_a_scenarios_name_never_reaches_makes_shell() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_S,
     )
     assert done.returncode == 0
     assert '-- "$NAME"' in done.stdout
@@ -344,6 +347,6 @@ def test_a_server_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) ->
         assert server.stdout is not None
         assert server.stdout.readline().startswith("ready 127.0.0.1")
         server.send_signal(signal.SIGHUP)
-        said, _ = server.communicate(timeout=10)
+        said, _ = server.communicate(timeout=HANG_S)
     assert server.returncode == 0
     assert said.startswith("stopped")

@@ -53,11 +53,12 @@ from tests.packers import (
     sized,
     zstd_frame,
 )
+from tests.patience import HANG_S
 
 ROOT: Final = Path(__file__).parent.parent
 RELEASE: Final = "9.9.0-1-amd64"
 ENTRY: Final = 0x1000850
-CHILD_TIMEOUT_S: Final = 60.0
+CHILD_TIMEOUT_S: Final = HANG_S
 
 
 @pytest.fixture(scope="session")
@@ -639,7 +640,7 @@ def test_a_killed_build_leaves_nothing_that_looks_like_an_image(tmp_path: Path) 
             def fetch(self, folder, tell):
                 found = super().fetch(folder, tell)
                 print("half done", flush=True)
-                time.sleep(60)
+                time.sleep(t.HANG_S)
                 return found
         t.guest_image(Path(sys.argv[1]), sources=[Stuck()])
         """,
@@ -664,7 +665,7 @@ def test_of_two_that_build_at_the_same_time_one_builds(tmp_path: Path) -> None:
             def fetch(self, folder, tell):
                 print("builds", flush=True)
                 # Until the other one waits for us.
-                end = time.monotonic() + 30
+                end = time.monotonic() + t.HANG_S
                 while not (Path(sys.argv[1]) / "waits").exists() and time.monotonic() < end:
                     time.sleep(0.01)
                 return super().fetch(folder, tell)
@@ -824,7 +825,9 @@ class Repository:
         return self.add(name, version, files, "kmod, initramfs-tools | linux-initramfs-tool")
 
     def run(self, *command: object) -> None:
-        subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            [str(word) for word in command], check=True, capture_output=True, timeout=HANG_S
+        )
 
 
 @pytest.fixture
@@ -903,8 +906,8 @@ def test_a_distribution_without_that_kernel_is_told_of(
 
 # --- it boots -------------------------------------------------------------------------------------
 
-BOOT_TIMEOUT_S: Final = 90.0
-ANSWER_TIMEOUT_S: Final = 20.0
+BOOT_TIMEOUT_S: Final = HANG_S
+ANSWER_TIMEOUT_S: Final = HANG_S
 HOST_MAC, HOST_IP = bytes.fromhex("02005e001001"), bytes([198, 18, 0, 1])
 GUEST_MAC, GUEST_IP = bytes.fromhex("525400123456"), bytes([198, 18, 0, 2])
 

@@ -27,6 +27,7 @@ from guest.linux.image import guest_image
 from guest.qemu.coredump import CoreDump
 from guest.qemu.errors import QemuGone
 from guest.qemu.vm import COMMAND, CONSOLE, LOG, Vm
+from tests.patience import SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing
 
 pytestmark = pytest.mark.qemu
@@ -219,11 +220,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def test_a_guest_that_can_not_boot_is_told_with_the_end_of_its_console(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guest_module, "BOOT_TIMEOUT_S", 30.0)
     garbage = folder / "garbage"
     garbage.write_bytes(np.random.default_rng(1).bytes(64 << 10))
     broken = replace(config(), image=replace(guest_image(), initramfs=garbage))
-    began = time.monotonic()
     with (
         LinuxGuest(broken, folder, start_child) as guest,
         pytest.raises(
@@ -232,7 +231,6 @@ def test_a_guest_that_can_not_boot_is_told_with_the_end_of_its_console(
     ):
         guest.boot(nothing)
     assert "panic+0x" in str(caught.value), "the end of its console"
-    assert time.monotonic() - began < 15, "it has died, and nobody waits for it any more"
 
 
 def test_a_guest_that_says_nothing_is_given_up(
@@ -245,7 +243,7 @@ def test_a_guest_that_says_nothing_is_given_up(
         pytest.raises(GuestFailed, match=r"with -accel tcg .* did not say that it is ready"),
     ):
         guest.boot(nothing)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON_S
 
 
 def test_a_guest_that_can_not_do_what_it_was_told_says_what(folder: Path) -> None:
@@ -270,7 +268,7 @@ def test_a_qemu_that_is_killed_while_its_guest_boots_is_gone(folder: Path) -> No
         began = time.monotonic()
         with pytest.raises(QemuGone, match="signal 9"):
             guest.boot(turn)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON_S
 
 
 @pytest.mark.parametrize("pvpanic", [True, False])
@@ -282,9 +280,8 @@ def test_a_qemu_that_dies_instead_of_its_guest_is_gone(
         victim.vm.kill()
 
     monkeypatch.setitem(crash_module.TRIGGERS, "power cut", power_cut)
-    monkeypatch.setattr(guest_module, "CRASH_TIMEOUT_S", 5.0)
     with LinuxGuest(replace(config(), pvpanic=pvpanic), folder, start_child) as guest:
         began = time.monotonic()
         with pytest.raises(QemuGone, match="signal 9"):
             guest.crash("power cut", nothing)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < SOON_S

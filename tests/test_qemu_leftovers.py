@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 
 from guest.qemu.vm import CONSOLE, PROGRAM
+from tests.patience import HANG_S
 from tests.qemu_rig import alive, wait_until_gone
 
 pytestmark = pytest.mark.qemu
 
 ROOT = Path(__file__).parent.parent
-MOMENT_S, END_S = 60.0, 20.0
+MOMENT_S, END_S = HANG_S, HANG_S
 
 HEAD = """
 title = "a test"
@@ -176,7 +177,7 @@ def gone(family: dict[int, str]) -> list[str]:
 def test_a_run_that_ends_by_itself_leaves_its_folder_and_nothing_else(start: Start) -> None:
     run = start(LINUX.format(profile="netdump2"))
     family = run.await_moment(boots)
-    out, said = run.process.communicate(timeout=120)
+    out, said = run.process.communicate(timeout=HANG_S)
     assert run.process.returncode == 0, out + said
     assert gone(family) == []
     (folder,) = run.runs.iterdir()
@@ -218,7 +219,7 @@ def test_of_a_run_that_is_killed_the_next_one_clears_the_rest_away(
     (left,) = run.runs.iterdir()
     assert left.name == ".partial-story-qemu-seed1-1"
     again = start(HALTED.replace("128 MiB", "1 MiB"))
-    _, said = again.process.communicate(timeout=60)
+    _, said = again.process.communicate(timeout=HANG_S)
     assert again.process.returncode == 0, said
     assert f"removed {left}, left by a run that was killed" in said
     assert [path.name for path in run.runs.iterdir()] == ["story-qemu-seed1-1"]

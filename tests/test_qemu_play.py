@@ -20,6 +20,7 @@ from bench.tiers import choose_tier, missing_packages
 from bench.wire.contracts import Capability
 from guest.linux.image import GuestImageUnavailable
 from guest.qemu.errors import QemuGone
+from tests.patience import HANG_S
 
 HEAD = 'title = "a test"\nwhy = "a test"\ntiers = ["qemu"]\n'
 CASE = '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
@@ -183,7 +184,7 @@ def test_what_a_killed_measurement_left_is_cleared_by_the_next_run_of_anything(h
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": root},
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == -9

@@ -19,6 +19,7 @@ from bench.servers.child import start_child
 from guest.qemu import qtest as qtest_module
 from guest.qemu.errors import QemuError, QemuGone, QemuLaunchFailure
 from guest.qemu.vm import COMMAND, CONSOLE, LOG, PROGRAM, Vm, halted
+from tests.patience import SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing, machine, rams, wait_until_gone
 
 pytestmark = pytest.mark.qemu
@@ -115,7 +116,7 @@ def test_a_qemu_that_never_answers_is_ended_in_bounded_time(
         began = time.monotonic()
         with pytest.raises(QemuLaunchFailure, match="did not answer in time") as caught:
             Vm(halted(16 * MIB, mac=MAC), None, sleeper)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON_S
         assert caught.value.status is None
 
 
@@ -145,7 +146,7 @@ def test_a_killed_qemu_is_gone_whatever_is_asked_of_it() -> None:
             began = time.monotonic()
             with pytest.raises(QemuGone):
                 ask()
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < SOON_S
         with pytest.raises(QemuGone, match="ended by signal 9"):
             vm.check()
 
@@ -218,7 +219,7 @@ from tests.qemu_rig import machine
 vm = machine()
 vm.monitor.execute("query-status")
 print(vm.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -21,6 +21,7 @@ from bench.scenario import Scenario, list_scenarios, load_scenario, parse_scenar
 from bench.story.synthetic import SyntheticStory
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
+from tests.patience import HANG_S
 from tests.qemu_rig import children
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +161,7 @@ def test_the_same_seed_leaves_the_same_bytes_and_another_seed_others(tmp_path: P
         env={**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         check=True,
-        timeout=60,
+        timeout=HANG_S,
     )
     one = left(tmp_path / "one")
     assert sum(name.endswith("wire.pcapng") for name in one) == 2

@@ -26,6 +26,7 @@ from server.packets import AckSender
 from server.readers import OUR_ERRORS, Rows
 from server.session import State
 from server.shell import MAX_COMPLAINTS, Shell
+from tests.patience import HANG_S
 from tests.server_rig import (
     CLIENT,
     DRAWN,
@@ -116,7 +117,7 @@ def listening(rig: Rig, code: int) -> tuple[Shell, Client]:
     shell = Shell(rig.core, LOOPBACK, 0, reader=ErringReader(code))
     client = Client(shell.address)
     client.sock.sendto(herald(), shell.address)
-    assert select.select([shell._herald], [], [], 5)[0]
+    assert select.select([shell._herald], [], [], HANG_S)[0]
     shell._hear_heralds()
     return shell, client
 
@@ -151,7 +152,7 @@ def test_a_socket_that_errs_for_ever_costs_its_session_and_no_other(rig: Rig) ->
         info = rig.info(0, LOOPBACK)[-1] if (rig.folder / f"info.{LOOPBACK}.0").exists() else ""
         assert f"{MAX_COMPLAINTS} socket errors and no data, the last EPROTO" in info
         other.sock.sendto(herald(DRAWN), shell.address)
-        assert select.select([shell._herald], [], [], 5)[0]
+        assert select.select([shell._herald], [], [], HANG_S)[0]
         shell._hear_heralds()
         assert len(rig.core.sessions) == 1
         shell._close()

@@ -17,6 +17,7 @@ from bench.servers.process import ServerLaunchFailure, ServerProcess
 from bench.wire.namespace import NetNamespace
 from bench.wire.tap import can_tap
 from tests import wire_frames as wf
+from tests.patience import HANG_S
 
 CAPABILITY = can_tap()
 pytestmark = [
@@ -109,14 +110,14 @@ def test_it_dies_with_a_bench_that_is_killed(tmp_path: Path) -> None:
         "from bench.wire.namespace import NetNamespace;"
         f"d = Path({str(tmp_path)!r});"
         "s = ServerProcess(NetNamespace(), d / 'dumps', d / 'log', bind='127.0.0.1');"
-        "s.start(); print(s.pid, flush=True); time.sleep(60)"
+        "s.start(); print(s.pid, flush=True); time.sleep(600)"
     )
     bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert bench.stdout is not None
     pid = int(bench.stdout.readline())
     assert Path(f"/proc/{pid}").exists()
     bench.kill()
-    bench.wait(10)
+    bench.wait(HANG_S)
     bench.stdout.close()
     for _ in range(100):  # the kernel's signal takes its moment
         if not alive(pid):

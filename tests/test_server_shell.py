@@ -19,6 +19,7 @@ from netdump.kdh import KernelDumpHeader
 from netdump.messages import pack_acks
 from server.packets import AckSender
 from server.readers import BatchReader, LoopReader, Reader
+from tests.patience import HANG_S
 from tests.server_rig import finished, frames, herald, image_of, kdh, seqnos, vmcore
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +53,7 @@ class Process:
     def stop(self, number: int = signal.SIGTERM) -> list[str]:
         """Exit status 0; the names of the events."""
         self.popen.send_signal(number)
-        out, err = self.popen.communicate(timeout=10)
+        out, err = self.popen.communicate(timeout=HANG_S)
         assert (self.popen.returncode, err) == (0, "")
         return [json.loads(line)["event"] for line in out.splitlines()]
 
@@ -73,7 +74,7 @@ class Client:
     def __init__(self, server: tuple[str, int]) -> None:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind((HOST, 0))
-        self.sock.settimeout(5)
+        self.sock.settimeout(HANG_S)
         self.server = server
 
     def herald(self, seqno: int = 0x5EED) -> tuple[str, int]:
@@ -100,7 +101,7 @@ class Client:
         except TimeoutError:
             return True
         finally:
-            self.sock.settimeout(5)
+            self.sock.settimeout(HANG_S)
         return False
 
     def __enter__(self) -> Client:
@@ -159,7 +160,7 @@ def test_what_was_acked_survives_the_death_of_the_server(tmp_path: Path) -> None
         client.send(*parts[:100])
         acks = client.acks(30)
         process.popen.send_signal(signal.SIGKILL)
-        process.popen.wait(10)
+        process.popen.wait(HANG_S)
         stored = (tmp_path / f"vmcore.{HOST}.0.partial").read_bytes()
         image = dict(zip(seqnos(parts), parts, strict=True))
         for ack in acks:
@@ -226,7 +227,7 @@ def test_the_ready_fd_gets_the_address(tmp_path: Path) -> None:
         with os.fdopen(read) as stream:
             address, port = stream.read().split()
         process.terminate()
-        out, _ = process.communicate(timeout=10)
+        out, _ = process.communicate(timeout=HANG_S)
     assert out == f"ready {address} {port}\n"
 
 
@@ -246,7 +247,7 @@ def test_the_ready_fd_gets_the_address(tmp_path: Path) -> None:
 def test_bad_arguments_are_told_in_one_line(tmp_path: Path, options: list[str], words: str) -> None:
     command = [sys.executable, "-m", "server", "--port", "0", "--dumpdir", str(tmp_path), *options]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False
     )
     assert done.returncode == 2
     assert words in done.stderr.splitlines()[-1]
@@ -260,7 +261,7 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=HANG_S,
             check=False,
         )
     assert done.returncode == 2

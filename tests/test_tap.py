@@ -23,6 +23,7 @@ from bench.wire.superframe import mergeable_runs
 from bench.wire.tap import InterfaceDown, TapWire, can_tap
 from nic_models.frames import Frames
 from tests import wire_frames as wf
+from tests.patience import HANG_S
 
 CAPABILITY = can_tap()
 pytestmark = [
@@ -49,7 +50,7 @@ def wire(request: pytest.FixtureRequest, namespace: NetNamespace) -> Iterator[Ta
 def server_socket(namespace: NetNamespace, port: int = 40000) -> socket.socket:
     sock = namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((wf.SERVER_IP, port))
-    sock.settimeout(0.2)
+    sock.settimeout(HANG_S)
     return sock
 
 
@@ -216,7 +217,7 @@ def test_behind_a_gateway_only_the_gateway_answers_arp(namespace: NetNamespace) 
     assert Ether(answer)[ARP].hwsrc == segment.mac
     with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("198.19.0.1", 20023))
-        sock.settimeout(1)
+        sock.settimeout(HANG_S)
         wire.send(Frames.of([wf.datagram(b"herald", dst_ip="198.19.0.1")]))
         _, client = sock.recvfrom(100)
         assert client == (wf.CLIENT_IP, 20024)
@@ -261,14 +262,14 @@ def test_a_killed_bench_leaves_nothing_behind() -> None:
         "from bench.clock import RealClock; from bench.wire.tap import *;"
         "from bench.wire.namespace import NetNamespace; import os, time;"
         "n = NetNamespace(); w = TapWire.open(n, Segment(), RealClock());"
-        "print(os.fstat(n.fd).st_ino, flush=True); time.sleep(60)"
+        "print(os.fstat(n.fd).st_ino, flush=True); time.sleep(600)"
     )
     bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert bench.stdout is not None
     inode = bench.stdout.readline().strip()
     assert inode in namespaces_alive()
     bench.send_signal(signal.SIGKILL)
-    bench.wait(10)
+    bench.wait(HANG_S)
     bench.stdout.close()
     assert inode not in namespaces_alive()
 
@@ -290,7 +291,7 @@ def test_an_ordinary_user_gets_there_by_a_user_namespace(monkeypatch: pytest.Mon
     command = rootless_reexec_command([sys.executable, "-c", "import os; print(os.environ)"])
     if command is None:
         pytest.skip("unshare --user does not work here: unprivileged user namespaces are off")
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=True)
     assert ROOTLESS in printed.stdout
     monkeypatch.setenv(ROOTLESS, "1")
     assert rootless_reexec_command(["true"]) is None

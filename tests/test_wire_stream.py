@@ -14,6 +14,7 @@ from bench.clock import RealClock
 from bench.wire.contracts import WireError
 from bench.wire.stream import BACKLOG, StreamWire
 from nic_models.frames import Frames
+from tests.patience import HANG_S
 
 Pair = tuple[StreamWire, socket.socket]
 
@@ -58,7 +59,7 @@ def test_what_is_sent_is_read_back_by_the_other_side(frames: list[bytes]) -> Non
         wire = StreamWire(ours, RealClock())
         wire.send(Frames.of(frames))
         wire.close()
-        theirs.settimeout(5)
+        theirs.settimeout(HANG_S)
         heard = b""
         while more := theirs.recv(1 << 16):
             heard += more
@@ -76,7 +77,7 @@ def test_a_knock_between_frames_changes_nothing_that_is_heard(batches: list[list
             assert not wire.flush()
             wire.send(Frames.of(batch))
         wire.close()
-        theirs.settimeout(5)
+        theirs.settimeout(HANG_S)
         heard = b""
         while more := theirs.recv(1 << 16):
             heard += more

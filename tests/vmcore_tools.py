@@ -26,9 +26,9 @@ from elftools.elf.elffile import ELFFile
 
 from netdump.elfcore import LINUX, PAGE_SIZE, build_header
 from netdump.elfnotes import CORE, Note, build_notes, parse_notes
+from tests.patience import HANG_S
 
 #: How long a tool may take with a dump of some 256 MiB, seconds.
-PATIENCE = 120
 #: Of x86-64 Linux: THREAD_SIZE, 16 KiB, with nothing mapped behind.
 _STACK_PAGES = 4
 _KERNEL_MAP = 0xFFFF_FFFF_8000_0000
@@ -104,7 +104,7 @@ def dmesg_by_makedumpfile(path: Path) -> str:
         log = Path(folder) / "dmesg"
         command = [tool, "--dump-dmesg", str(path), str(log)]
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            command, capture_output=True, text=True, errors="replace", timeout=HANG_S
         )
         said = (done.stdout + done.stderr)[-800:]
         assert done.returncode == 0, f"{' '.join(command)}: status {done.returncode}: {said}"

@@ -23,8 +23,8 @@ from guest.qemu.errors import MonitorRefused, QemuGone
 T = TypeVar("T")
 
 #: The longest that a command may take, seconds. A dump of all memory is one.
-COMMAND_TIMEOUT_S: Final = 60.0
-_CONNECT_TIMEOUT_S: Final = 20.0
+COMMAND_TIMEOUT_S: Final = 180.0
+_CONNECT_TIMEOUT_S: Final = 120.0
 #: How long a wait for an event sleeps before it gives its caller a turn.
 _TURN_S: Final = 0.002
 #: How often, and how long, what still goes on is asked to end.

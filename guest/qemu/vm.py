@@ -47,7 +47,9 @@ _SERIAL: Final = "serial"
 #: QEMU's name for the file that a dump of the machine goes to.
 _CORE: Final = "core"
 #: How long a process that was killed may take to end, seconds.
-_END_TIMEOUT_S: Final = 10.0
+_END_TIMEOUT_S: Final = 120.0
+#: The same of one that hung up by itself, or hangs; its exit status is part of the message.
+_STATUS_TIMEOUT_S: Final = 10.0
 #: qtest's answer to this shows that the machine stands: PCI's configuration address.
 _HELLO_PORT: Final = 0xCF8
 
@@ -275,7 +277,7 @@ class Vm:
             self.qtest.inl(_HELLO_PORT)
         except QemuGone:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(1.0)
+                self._child.wait(_STATUS_TIMEOUT_S)
             raise QemuLaunchFailure(self.command, self._child.poll(), self.output()) from None
         if self.serial is not None:
             self.serial.hide()
