@@ -19,7 +19,7 @@ from bench.servers.child import start_child
 from guest.qemu import qtest as qtest_module
 from guest.qemu.errors import QemuError, QemuGone, QemuLaunchFailure
 from guest.qemu.vm import COMMAND, CONSOLE, LOG, PROGRAM, Vm, halted
-from tests.patience import SOON_S
+from tests.patience import HANG_S, SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing, machine, rams, wait_until_gone
 
 pytestmark = pytest.mark.qemu
@@ -235,6 +235,6 @@ def test_qemu_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert PROGRAM in Path(f"/proc/{pid}/cmdline").read_text()
         parent.send_signal(signal.SIGKILL)
-        assert wait_until_gone(pid, 2), "QEMU lives on"
+        assert wait_until_gone(pid, HANG_S), "QEMU lives on"
     assert not os.listdir(tmp_path)
     assert set(os.listdir("/dev/shm")) - {scratch_home().name} <= before

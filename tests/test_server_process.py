@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from bench.servers.process import ServerLaunchFailure, ServerProcess
 from bench.wire.namespace import NetNamespace
 from bench.wire.tap import can_tap
 from tests import wire_frames as wf
-from tests.patience import HANG_S
+from tests.patience import HANG_S, until
 
 CAPABILITY = can_tap()
 pytestmark = [
@@ -39,11 +38,13 @@ def server(namespace: NetNamespace, tmp_path: Path) -> Iterator[ServerProcess]:
         yield started
 
 
-def herald(namespace: NetNamespace, seqno: int) -> tuple[bytes, int] | None:
-    """What the server answers, and from which port; None: nothing within half a second."""
+def herald(
+    namespace: NetNamespace, seqno: int, patience_s: float = HANG_S
+) -> tuple[bytes, int] | None:
+    """What the server answers, and from which port; None: nothing in that time."""
     with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 20024))
-        sock.settimeout(0.5)
+        sock.settimeout(patience_s)
         sock.sendto(wf.message(wf.HERALD, seqno), ("127.0.0.1", 20023))
         try:
             ack, (_, port) = sock.recvfrom(100)
@@ -69,7 +70,7 @@ def test_paused_it_is_silent_and_resumed_it_goes_on(
     namespace: NetNamespace, server: ServerProcess
 ) -> None:
     server.pause()
-    assert herald(namespace, 6) is None
+    assert herald(namespace, 6, 0.5) is None
     server.resume()
     assert herald(namespace, 7) is not None
 
@@ -119,11 +120,7 @@ def test_it_dies_with_a_bench_that_is_killed(tmp_path: Path) -> None:
     bench.kill()
     bench.wait(HANG_S)
     bench.stdout.close()
-    for _ in range(100):  # the kernel's signal takes its moment
-        if not alive(pid):
-            break
-        time.sleep(0.02)
-    assert not alive(pid)
+    until(lambda: not alive(pid), "the end of a server whose parent was killed")
 
 
 def alive(pid: int) -> bool:

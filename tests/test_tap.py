@@ -23,7 +23,7 @@ from bench.wire.superframe import mergeable_runs
 from bench.wire.tap import InterfaceDown, TapWire, can_tap
 from nic_models.frames import Frames
 from tests import wire_frames as wf
-from tests.patience import HANG_S
+from tests.patience import HANG_S, until
 
 CAPABILITY = can_tap()
 pytestmark = [
@@ -65,14 +65,15 @@ def all_datagrams(sock: socket.socket) -> list[bytes]:
 
 
 def heard(wire: TapWire, at_least: int = 1) -> list[bytes]:
-    """What has arrived, waiting a little for it."""
+    """What has arrived, waiting for it."""
     frames: list[bytes] = []
-    for _ in range(100):
+
+    def enough() -> bool:
         batch = wire.receive()
-        frames += [batch.bytes_of(i) for i in range(len(batch))]
-        if len(frames) >= at_least:
-            break
-        time.sleep(0.002)
+        frames.extend(batch.bytes_of(i) for i in range(len(batch)))
+        return len(frames) >= at_least
+
+    until(enough, f"{at_least} frames from the TAP")
     return frames
 
 
