@@ -56,7 +56,7 @@ SIM_SOCKET_FRAMES: Final = 4096
 #: What a server needs for a datagram, taken from the real one on a slow day.
 SIM_SERVICE_NS: Final = 2_000
 #: How often a server's answers are looked for.
-SETTLE_TURN_US: Final = 10_000
+SETTLE_TURN_US: Final = 1_000
 
 
 class Listener(AbstractContextManager[Any], Protocol):
