@@ -121,7 +121,9 @@ class Stage:
         for _ in range(self.settle_us // SETTLE_TURN_US):
             self.clock.delay_us(SETTLE_TURN_US)
             self.far_end(self.clock.now_ns())
-            heard.append(wire.receive())
+            if not len(got := wire.receive()):
+                continue
+            heard.append(got)
             if enough(Frames.concat(heard)):
                 break
         return Frames.concat(heard)
