@@ -106,6 +106,7 @@ def test_a_qemu_that_never_answers_is_ended_in_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(qtest_module, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("guest.qemu.vm._STATUS_TIMEOUT_S", 0.2)
 
     def sleeper(
         _command: Sequence[str], output: int, fds: Sequence[int]
