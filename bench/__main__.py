@@ -3,6 +3,8 @@
 To import what the command is made of takes a noticeable part of a second. Nothing is there to be
 cleaned up yet, so Ctrl-C ends the process on the spot then: in one line, and even where an import
 would swallow the exception.
+
+No thread of OpenBLAS's is started, here or in a child: ``server/__main__.py`` says why.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import sys
 def main() -> int:
     """The command; returns its exit status."""
     _open_what_is_closed()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:  # not where it is ignored, as in the background
         signal.signal(signal.SIGINT, _leave)

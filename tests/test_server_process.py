@@ -129,3 +129,8 @@ def alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_it_starts_no_thread(server: ServerProcess) -> None:
+    # OpenBLAS's threads, one a core, cost more time than all the rest of the start.
+    assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
