@@ -370,6 +370,15 @@ def test_what_was_sent_and_acknowledged_is_told_by_offset_and_length() -> None:
     assert watch.data_bytes == 1448 + 376 + 1448
 
 
+def test_what_the_machine_sent_from_the_clients_port_before_the_panic_is_no_message() -> None:
+    # Any program may have had port 20024. Its payload is no seqno, and no server acknowledged it.
+    ordinary = wf.datagram(b"\xa5" * 600, sport=20024, dport=9)
+    watch = witness(ordinary, wf.vmcore(5), wf.ack(5), wf.ack(6))
+    assert pairs(watch) == [(5 * 1448, 1448)]
+    assert watch.never_sent == 1
+    assert list(watch.sample()) == [5]
+
+
 def test_nothing_seen_is_nothing_acknowledged() -> None:
     assert pairs(witness()) == []
     assert pairs(witness(wf.vmcore(5))) == []

@@ -12,7 +12,7 @@ here without the client's code, counts as acks of all messages sent by then that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from netdump.messages import ACK_SIZE, CLIENT_PORT, HEADER, HEADER_SIZE, Message
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD = 42
+_TYPES: Final = tuple(MessageType)
 #: Messages remembered of each end of the run.
 _SAMPLE = 32
 _NO_SEQNOS = np.empty(0, np.int64)
@@ -70,6 +71,8 @@ class WireWatch:
         mine &= (data[:, 34] == CLIENT_PORT >> 8) & (data[:, 35] == CLIENT_PORT & 0xFF)
         heads = np.ascontiguousarray(data[:, _UDP_PAYLOAD : _UDP_PAYLOAD + HEADER_SIZE])
         rows = heads.view(HEADER)[:, 0]
+        # Before the panic the machine may have sent anything from that port.
+        mine &= np.isin(rows["type"], _TYPES)
         if not mine.all():
             rows = rows[mine]
         if not len(rows):
