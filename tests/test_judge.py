@@ -372,11 +372,21 @@ def test_what_was_sent_and_acknowledged_is_told_by_offset_and_length() -> None:
 
 def test_what_the_machine_sent_from_the_clients_port_before_the_panic_is_no_message() -> None:
     # Any program may have had port 20024. Its payload is no seqno, and no server acknowledged it.
-    ordinary = wf.datagram(b"\xa5" * 600, sport=20024, dport=9)
+    ordinary = wf.datagram(b"\x25" * 600, sport=20024, dport=9)
     watch = witness(ordinary, wf.vmcore(5), wf.ack(5), wf.ack(6))
     assert pairs(watch) == [(5 * 1448, 1448)]
     assert watch.never_sent == 1
     assert list(watch.sample()) == [5]
+
+
+def test_what_the_server_tells_another_port_is_no_ack() -> None:
+    # Four octets to the discard service, as the load of a live machine has them now and then.
+    ordinary = forged(9).replace((20024).to_bytes(2, "big"), (9).to_bytes(2, "big"))
+    watch = WireWatch(CLIENT_MAC, SERVER_MAC)
+    watch.observe("to-server", Frames.of([wf.vmcore(5)]), {})
+    watch.observe("to-client", Frames.of([ordinary, forged(5)]), {})
+    assert watch.never_sent == 0
+    assert pairs(watch) == [(5 * 1448, 1448)]
 
 
 def test_nothing_seen_is_nothing_acknowledged() -> None:

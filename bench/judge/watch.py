@@ -4,9 +4,10 @@ It sees every frame before any fault touches it, so it knows what the server *sa
 reached the client, and what the client *meant*, not what arrived. It shares no state with either:
 the oracle "ack means kept" rests on this evidence alone.
 
-Rules: only acks from the server's (or its gateway's) MAC to the client's count, so forged ones do
-not; everything is kept as arrays and put together once, at the end. A selective ack, which is read
-here without the client's code, counts as acks of all messages sent by then that it covers.
+Rules: only acks from the server's (or its gateway's) MAC to the client's MAC and port count, so
+forged ones do not, nor what the hosts have told each other before the panic; everything is kept as
+arrays and put together once, at the end. A selective ack, which is read here without the client's
+code, counts as acks of all messages sent by then that it covers.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class WireWatch:
             return _NO_SEQNOS, []
         length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
         said = _is_udp(data) & (length >= 8 + ACK_SIZE)
+        said &= (data[:, 36] == CLIENT_PORT >> 8) & (data[:, 37] == CLIENT_PORT & 0xFF)
         said &= (data[:, :12] == self._to_client).all(axis=1)
         said &= frames.lengths >= _UDP_PAYLOAD - 8 + length
         stock = said & (length == 8 + ACK_SIZE)
