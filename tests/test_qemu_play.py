@@ -13,15 +13,20 @@ import pytest
 from bench import cli
 from bench.errors import MachineLacks
 from bench.play import probes_for
+from bench.qemu_nic import can_qemu
 from bench.runs import RunFolder, clear_scratch, scratch, scratch_home
 from bench.scenario import ScenarioError, load_scenario, parse_scenario
+from bench.story.stage import CLIENT_MAC, HOST_MAC
 from bench.story.synthetic import SyntheticStory
 from bench.tiers import choose_tier, missing_packages
 from bench.wire.contracts import Capability
 from guest.linux.image import GuestImageUnavailable
 from guest.qemu.errors import QemuGone
+from guest.synthetic import SyntheticMachine
+from nic_models.frames import Frames
 from tests.patience import HANG_S
 
+CAPABILITY = can_qemu()
 HEAD = 'title = "a test"\nwhy = "a test"\ntiers = ["qemu"]\n'
 CASE = '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
 
@@ -197,3 +202,37 @@ def test_what_a_killed_measurement_left_is_cleared_by_the_next_run_of_anything(h
 
 def test_the_scratch_folder_is_in_memory_and_ones_own() -> None:
     assert scratch_home().name == f"netdump-bench-{os.getuid()}"
+
+
+# --- what QEMU does beside us ---------------------------------------------------------------------
+
+
+@pytest.mark.qemu
+@pytest.mark.skipif(not CAPABILITY.ok, reason=f"{CAPABILITY.why}; {CAPABILITY.cure}")
+def test_a_frame_that_qemu_takes_while_the_truth_is_read_is_the_nics_doing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live, panic = SyntheticStory.live, SyntheticMachine.panic
+    stories: list[SyntheticStory] = []
+    late = CLIENT_MAC + HOST_MAC + b"\x08\x00" + bytes(range(1, 251))
+
+    def remembered(story: SyntheticStory) -> str:
+        stories.append(story)
+        return live(story)
+
+    def panic_and_frame(
+        machine: SyntheticMachine, cause: str | None = None, cpu: int | None = None
+    ) -> None:
+        panic(machine, cause, cpu)
+        nic = stories[-1]._theirs
+        assert nic is not None
+        nic.receive(Frames.of([late]))
+        assert nic.settle(HANG_S)
+
+    monkeypatch.setattr(SyntheticStory, "live", remembered)
+    monkeypatch.setattr(SyntheticMachine, "panic", panic_and_frame)
+    status = cli.main(["run", "clean-dump", "--tier", "qemu", "--runs", str(tmp_path), "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert status == 0, document
+    assert len(stories) == len(document["cases"]) > 0
+    assert all(case["nic_wrote_pages"] >= 1 for case in document["cases"])

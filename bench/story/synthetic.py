@@ -122,15 +122,15 @@ class SyntheticStory(Story):
         wanted = case.machine
         load = self._load()
         self._rounds(load, ROUNDS[wanted.load])
-        self._peer_goes_on(load)
+        late = load.peer_frames(LATE_FRAMES[wanted.load])
         if wanted.panic_during == "idle":
-            machine.panic(wanted.panic, cpu=wanted.panic_cpu)
+            self._panic(late)
             return f"CPU {wanted.panic_cpu}, idle"
         machine.arm_panic(0 if wanted.panic_at is None else wanted.panic_at, wanted.panic)
         try:
             self._work(load, wanted.panic_during)
         except PanicStrikes as strike:
-            machine.panic(wanted.panic, cpu=wanted.panic_cpu)
+            self._panic(late)
             return (
                 f"CPU {wanted.panic_cpu}, while CPU {strike.cpu} was about to do step"
                 f" {strike.number}, '{strike.name}'"
@@ -174,12 +174,17 @@ class SyntheticStory(Story):
             load.interrupt_round()
             self.machine.delay_us(100)
 
-    def _peer_goes_on(self, load: NetworkLoad) -> None:
-        """What will still arrive when the machine is dead."""
-        frames = load.peer_frames(LATE_FRAMES[self._case.machine.load])
+    def _panic(self, late: list[bytes]) -> None:
+        """The machine dies; ``late``: what its peer says then, which does not know."""
+        if self._theirs is not None:
+            # It works beside us. A frame that it takes while the truth is read is in one of the
+            # buffers that are its own now, and will be its own no more.
+            self._reach = self._theirs.reach()
+        wanted = self._case.machine
+        self.machine.panic(wanted.panic, cpu=wanted.panic_cpu)
         now = self._stage.clock.now_ns()
-        times = now + LATE_PACE_NS * np.arange(1, len(frames) + 1, dtype=np.int64)
-        self._stage.wire.will_say(Frames.of(frames).at(times))
+        times = now + LATE_PACE_NS * np.arange(1, len(late) + 1, dtype=np.int64)
+        self._stage.wire.will_say(Frames.of(late).at(times))
 
     def _peer_speaks(self, load: NetworkLoad) -> None:
         now = self._stage.clock.now_ns()
@@ -208,7 +213,6 @@ class SyntheticStory(Story):
             self._ours.forget_dma_writes()
         if self._theirs is not None:
             self._theirs.stop_watching_interrupts()
-            self._reach = self._theirs.reach()
         return super().dump(struck)
 
     def _written_by_nic(self) -> list[tuple[int, int]]:
