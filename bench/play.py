@@ -169,6 +169,7 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
 
     if "qemu" not in scenario.tiers or not can_qemu().ok:
         return PROBES  # whoever chooses the tier will say so
+    _require_room(scenario, "qemu")  # before anything is downloaded
     try:
         guest_image(
             progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr),

@@ -12,6 +12,7 @@ import pytest
 
 from bench import cli
 from bench.errors import MachineLacks
+from bench.headroom import Room
 from bench.play import probes_for
 from bench.qemu_nic import can_qemu
 from bench.runs import RunFolder, clear_scratch, scratch, scratch_home
@@ -105,6 +106,16 @@ def test_without_a_tap_qemus_wire_ends_at_the_simulated_host_and_the_verdict_say
         "no TAP: the wire ends at the simulated host, with the server in process"
         " (/dev/net/tun: No such device (cure: load the tun module))"
     )
+
+
+def test_without_memory_for_it_no_guest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.qemu_nic.can_qemu", lambda: Capability(True, "works"))
+    monkeypatch.setattr("bench.play.memory_room", lambda: [Room(64 << 20, "a group's limit")])
+    made: list[object] = []
+    monkeypatch.setattr("guest.linux.image.guest_image", lambda **chosen: made.append(chosen))
+    with pytest.raises(MachineLacks, match="MiB"):
+        probes_for(load_scenario("nmi-panic"))
+    assert not made
 
 
 def test_why_there_is_no_tap_is_said_once() -> None:
