@@ -50,7 +50,7 @@ class RateLimiter(Generic[T]):
         if entry is None:
             told = key is not OTHERS and self._pay(now)
             entry = self._entries[key] = _Entry(now + self._every, what)
-            entry.left_out = 0 if told else count
+            entry.left_out = count - 1 if told else count
             return told
         entry.last = what
         entry.left_out += count

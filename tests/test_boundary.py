@@ -16,9 +16,11 @@ from bench.story.stage import CLIENT_IP, CLIENT_MAC, SERVER_IP, set_stage
 from bench.verdict import CaseResult
 from bench.wire.answering import AnswersArp
 from bench.wire.contracts import Direction
+from bench.wire.kinds import CODE, classify
 from bench.wire.namespace import NetNamespace
 from netdump import arp
 from nic_models.frames import Frames
+from tests import wire_frames as wf
 
 CLIENT = bytes(map(int, CLIENT_IP.split(".")))
 HOST, HOST_IP = bytes.fromhex("02005e001001"), bytes(map(int, SERVER_IP.split(".")))
@@ -117,6 +119,29 @@ def test_what_one_run_left_in_the_hosts_queues_is_not_heard_in_the_next(tmp_path
             frames = wire.receive()
             heard += [frames.bytes_of(row) for row in range(len(frames))]
         assert not any(frame[42:46] == b"late" for frame in heard)
+
+
+@pytest.mark.sim
+def test_an_answer_that_the_client_left_unread_is_no_answer_to_what_is_said_again(
+    tmp_path: Path,
+) -> None:
+    """A server that has answered once, and is silent from then on."""
+    (case, _) = _cases()
+    with set_stage("sim", "simulated", case, 1, tmp_path / "one", _unseen) as stage:
+        assert stage.server is not None
+        message = wf.message(wf.HERALD, 1)
+        herald = wf.datagram(message, src=CLIENT_MAC.hex(":"), dst=HOST.hex(":"))
+        assert _has_ack(stage.play_again([herald], _has_ack))
+        stage.bare_wire.send(Frames.of([herald], stage.clock.now_ns()))
+        for _ in range(10):
+            stage.clock.delay_us(1_000)
+            stage.far_end(stage.clock.now_ns())
+        stage.server.kill()
+        assert not _has_ack(stage.play_again([herald], _has_ack))
+
+
+def _has_ack(frames: Frames) -> bool:
+    return CODE["ack"] in classify(frames)
 
 
 def _cases() -> list[Any]:

@@ -20,6 +20,12 @@ def test_the_same_thing_is_told_at_once_and_its_repetitions_as_one_number() -> N
     assert limiter.admit("a", "much later", 300.0)
 
 
+def test_of_many_at_once_the_first_is_told_and_the_others_are_counted() -> None:
+    limiter: RateLimiter[str] = RateLimiter(every=60.0)
+    assert limiter.admit("a", "ten of a batch", 0.0, 10)
+    assert list(limiter.due(60.0)) == [("a", "ten of a batch", 9)]
+
+
 def test_different_things_do_not_wait_for_each_other() -> None:
     limiter: RateLimiter[str] = RateLimiter()
     assert all(limiter.admit(key, key, 0.0) for key in "abc")
@@ -62,7 +68,7 @@ def test_whatever_comes_lines_are_few_and_nothing_is_lost(
             lines.append(now)
         came += count
         if limiter.admit(key, key, now, count):
-            told += count
+            told += 1
             lines.append(now)
         assert len(limiter._entries) <= keys + 1
     for at in lines:

@@ -58,6 +58,8 @@ _LOCK: Final = "\0netdump-bench"
 _SYSCTL: Final = Path("/proc/sys/net")
 #: A knob of the whole kernel, which only its first network namespace shows.
 _KERNELS_OWN: Final = _SYSCTL / "core/dev_weight"
+#: A knob that every network namespace shows: without it nothing is known.
+_EVERY_ONES: Final = _SYSCTL / "core/somaxconn"
 
 
 class NamespaceError(WireError):
@@ -132,9 +134,9 @@ class SharedNamespace:
     """The network namespace that this process is in, for one run at a time. A context manager."""
 
     def __init__(self) -> None:
-        if _KERNELS_OWN.exists():
+        if _KERNELS_OWN.exists() or not _EVERY_ONES.exists():
             cure = cures.as_root_or_user("host-network")
-            raise NamespaceError(f"the network namespace here is the host's own; {cure}")
+            raise NamespaceError(f"the network namespace here is the host's own, or may be; {cure}")
         self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._wait_for_our_turn()
@@ -193,7 +195,7 @@ def _check_for_clashes() -> None:
             if entry.get_attr("RTA_DST")
         ]
     for network in networks:
-        if IPv4Network(network, strict=False).subnet_of(ADDRESSES):
+        if IPv4Network(network, strict=False).overlaps(ADDRESSES):
             raise NamespaceError(
                 f"the network namespace here has {network}, where a run has its addresses;"
                 f" {cures.CURES['addresses-taken']}"
