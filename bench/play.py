@@ -160,6 +160,7 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
     which is built here, once and for all, if it will be wanted.
 
     Called before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
+    Raises ``MachineLacks`` for a guest that would not fit into memory, before it is made.
     """
     if not has_guest(scenario):
         return PROBES
@@ -169,7 +170,7 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
 
     if "qemu" not in scenario.tiers or not can_qemu().ok:
         return PROBES  # whoever chooses the tier will say so
-    _require_room(scenario, "qemu")  # before anything is downloaded
+    _require_room(scenario, "qemu")
     try:
         guest_image(
             progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr),

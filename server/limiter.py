@@ -43,14 +43,13 @@ class RateLimiter(Generic[T]):
         self._filled = 0.0
 
     def admit(self, key: Hashable, what: T, now: float, count: int = 1) -> bool:
-        """May ``what`` be told now? If not, it is counted, ``count`` times."""
+        """May ``what``, which came ``count`` times, be told now? What is not told is counted."""
         if key not in self._entries and len(self._entries) >= self._keys:
             key = OTHERS
         entry = self._entries.get(key)
         if entry is None:
             told = key is not OTHERS and self._pay(now)
-            entry = self._entries[key] = _Entry(now + self._every, what)
-            entry.left_out = count - 1 if told else count
+            self._entries[key] = _Entry(now + self._every, what, count - told)
             return told
         entry.last = what
         entry.left_out += count

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bench.wire.namespace import NamespaceError, SharedNamespace
 from guest.linux.image import default_cache
 from tests import seccomp
 
@@ -136,6 +137,7 @@ class TestAContainersRoot:
         [
             ("ip address add 198.19.7.7/32 dev lo", "has 198.19.7.7/32, where a run has"),
             ("ip link set lo up; ip route add 198.18.4.0/24 dev lo", "has 198.18.4.0/24, where"),
+            ("ip link set lo up; ip route add 198.0.0.0/8 dev lo", "has 198.0.0.0/8, where"),
         ],
     )
     def test_keeps_out_of_a_namespace_where_something_clashes(
@@ -158,6 +160,17 @@ class TestAContainersRoot:
         done = play([*place, "sh", "-c", named, "sh"], tmp_path, "--tier", "tap", "clean-dump")
         assert verdict(done)["passed"]
         assert "tap0" in done.stderr, "theirs is still there, and ours is not"
+
+
+@pytest.mark.tap
+def test_a_namespace_of_which_nothing_is_known_may_be_the_hosts_own_and_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc/sys is not there, as with a /proc that shows processes only."""
+    for knob in ("_KERNELS_OWN", "_EVERY_ONES"):
+        monkeypatch.setattr(f"bench.wire.namespace.{knob}", tmp_path / knob)
+    with pytest.raises(NamespaceError, match="is the host's own, or may be"):
+        SharedNamespace()
 
 
 @pytest.mark.qemu

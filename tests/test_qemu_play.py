@@ -14,7 +14,6 @@ from bench import cli
 from bench.errors import MachineLacks
 from bench.headroom import Room
 from bench.play import probes_for
-from bench.qemu_nic import can_qemu
 from bench.runs import RunFolder, clear_scratch, scratch, scratch_home
 from bench.scenario import ScenarioError, load_scenario, parse_scenario
 from bench.story.stage import CLIENT_MAC, HOST_MAC
@@ -27,7 +26,6 @@ from guest.synthetic import SyntheticMachine
 from nic_models.frames import Frames
 from tests.patience import HANG_S
 
-CAPABILITY = can_qemu()
 HEAD = 'title = "a test"\nwhy = "a test"\ntiers = ["qemu"]\n'
 CASE = '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
 
@@ -219,7 +217,6 @@ def test_the_scratch_folder_is_in_memory_and_ones_own() -> None:
 
 
 @pytest.mark.qemu
-@pytest.mark.skipif(not CAPABILITY.ok, reason=f"{CAPABILITY.why}; {CAPABILITY.cure}")
 def test_a_frame_that_qemu_takes_while_the_truth_is_read_is_the_nics_doing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,14 +123,14 @@ def test_it_dies_with_a_bench_that_is_killed(tmp_path: Path) -> None:
     until(lambda: not alive(pid), "the end of a server whose parent was killed")
 
 
+def test_it_starts_no_thread(server: ServerProcess) -> None:
+    # OpenBLAS's threads, one a core, cost more time than all the rest of the start.
+    assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
+
+
 def alive(pid: int) -> bool:
     """Neither gone nor a zombie that waits for init."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
-
-
-def test_it_starts_no_thread(server: ServerProcess) -> None:
-    # OpenBLAS's threads, one a core, cost more time than all the rest of the start.
-    assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1

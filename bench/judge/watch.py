@@ -13,17 +13,17 @@ code, counts as acks of all messages sent by then that it covers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
-from netdump.messages import ACK_SIZE, CLIENT_PORT, HEADER, HEADER_SIZE, MessageType
+from bench.wire.kinds import CODE, MESSAGES, classify
+from netdump.messages import ACK_SIZE, HEADER, HEADER_SIZE, MessageType
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD = 42
-_TYPES: Final = tuple(MessageType)
 #: Messages remembered of each end of the run.
 _SAMPLE = 32
 _NO_SEQNOS = np.empty(0, np.int64)
@@ -68,12 +68,11 @@ class WireWatch:
         data = frames.data
         if data.shape[1] < _UDP_PAYLOAD + HEADER_SIZE:
             return
-        mine = _is_udp(data) & (frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE)
-        mine &= (data[:, 34] == CLIENT_PORT >> 8) & (data[:, 35] == CLIENT_PORT & 0xFF)
+        # By port and by type: before the panic the machine may have sent anything from that port.
+        mine = np.isin(classify(frames), MESSAGES)
+        mine &= frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE
         heads = np.ascontiguousarray(data[:, _UDP_PAYLOAD : _UDP_PAYLOAD + HEADER_SIZE])
         rows = heads.view(HEADER)[:, 0]
-        # Before the panic the machine may have sent anything from that port.
-        mine &= np.isin(rows["type"], _TYPES)
         if not mine.all():
             rows = rows[mine]
         if not len(rows):
@@ -128,8 +127,7 @@ class WireWatch:
         if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
             return _NO_SEQNOS, []
         length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
-        said = _is_udp(data) & (length >= 8 + ACK_SIZE)
-        said &= (data[:, 36] == CLIENT_PORT >> 8) & (data[:, 37] == CLIENT_PORT & 0xFF)
+        said = (classify(frames) == CODE["ack"]) & (length >= 8 + ACK_SIZE)
         said &= (data[:, :12] == self._to_client).all(axis=1)
         said &= frames.lengths >= _UDP_PAYLOAD - 8 + length
         stock = said & (length == 8 + ACK_SIZE)
@@ -205,11 +203,3 @@ def _covered(seqnos: NDArray[np.int64], claim: Claim) -> NDArray[np.bool_]:
 def _ahead(seqnos: Any, origin: int) -> Any:
     """How far seqnos, or one of them, are ahead of another, modulo 2**32: -2**31 to 2**31 - 1."""
     return (seqnos - origin + (1 << 31)) % (1 << 32) - (1 << 31)
-
-
-def _is_udp(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """IPv4 without options, UDP."""
-    is_udp: NDArray[np.bool_] = (
-        (data[:, 12] == 8) & (data[:, 13] == 0) & (data[:, 14] == 0x45) & (data[:, 23] == 17)
-    )
-    return is_udp

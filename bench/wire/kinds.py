@@ -22,6 +22,8 @@ KINDS: Final = (
     "netconsole",
 )
 CODE: Final = {name: code for code, name in enumerate(KINDS)}
+#: What a client tells its server.
+MESSAGES: Final = [CODE[kind] for kind in ("herald", "finished", "vmcore", "kdh", "key")]
 
 #: Message type on the wire -> kind; what lies beyond the last type is other.
 _BEYOND: Final = max(MessageType) + 1
