@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-from bench.clock import Clock
+from bench.clock import Budget, Clock
 from bench.wire.contracts import Wire
 from netdump.contracts import Event, FrameBlock, TxBatch
 from nic_models.e1000.registers import Reg
@@ -68,7 +68,7 @@ class Board:
         device: Device,
         wire: Wire,
         far_end: Callable[[int], None],
-        deadline_ns: int,
+        budget: Budget,
         tell: Callable[..., None],
     ) -> None:
         """``far_end(now_ns)`` gives a host in memory its turn; a real one needs none."""
@@ -76,7 +76,7 @@ class Board:
         self._device = device
         self._wire = wire
         self._far_end = far_end
-        self._deadline_ns = deadline_ns
+        self._budget = budget
         self._tell = tell
         self._lost = ""
 
@@ -89,8 +89,8 @@ class Board:
         """Let the hardware catch up with the clock. Raises ``OutOfTime``, ``MachineLost``."""
         self._alive()
         now = self.clock.now_ns()
-        if now > self._deadline_ns:
-            raise OutOfTime(f"the run's budget ended at {self._deadline_ns / 1e9:.0f} s")
+        if self._budget.used_up(now):
+            raise OutOfTime(str(self._budget))
         out = self._device.transmit(now)
         if len(out):
             self._wire.send(out)

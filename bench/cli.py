@@ -28,12 +28,13 @@ from rich.text import Text
 from bench import doctor
 from bench.errors import BadInput, BenchError, MachineLacks
 from bench.guests import with_kernel
-from bench.play import MAX_SEED, play, replay
+from bench.play import MAX_SEED, play, replay, require_room_for
 from bench.progress import Progress, make_progress
 from bench.repeat import Trial, outcomes, repeat
 from bench.report import WIDTH, print_repeated, print_verdict
 from bench.scenario import (
     PROFILES,
+    TIERS,
     Scenario,
     expand_cases,
     list_scenarios,
@@ -41,7 +42,7 @@ from bench.scenario import (
     nearest,
     only_profile,
 )
-from bench.tiers import missing_packages
+from bench.tiers import first_choice, missing_packages
 from bench.verdict import to_text
 
 PROGRAM: Final = "netdump-bench"
@@ -306,7 +307,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
             sys.stdout.write(to_text(result.as_json()))
         else:
             print_verdict(result, _console())
-    if result.broke_down:
+    if result.not_judged:
         return MachineLacks.status
     return 0 if result.passed else 1
 
@@ -329,7 +330,12 @@ def _repeat(arguments: argparse.Namespace, scenario: Scenario) -> int:
     def command(seed: int) -> list[str]:
         return [*map(str, again), "--seed", str(seed), "--", arguments.scenario]
 
-    found = repeat(scenario.name, command, seeds, arguments.jobs or 1, say)
+    jobs = min(arguments.jobs or 1, len(seeds))
+    tier = first_choice(scenario, arguments.tier)
+    if tier in TIERS and not missing_packages(scenario, tier):
+        # Each run looks for itself, but none of them sees what the others are about to take.
+        require_room_for(scenario, tier, arguments.runs, jobs)
+    found = repeat(scenario.name, command, seeds, jobs, say)
     with _printing():
         if arguments.json:
             sys.stdout.write(to_text(found.as_json()))

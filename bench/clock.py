@@ -7,6 +7,7 @@ of its scenario and seed. In the other tiers it is the monotonic clock of this m
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -56,6 +57,26 @@ class RealClock:
     def delay_us(self, microseconds: int) -> None:
         _not_negative(microseconds)
         time.sleep(microseconds / 1e6)
+
+
+class Budget:
+    """How long a run may take before it counts as hung.
+
+    Time for which the bench itself did not get the CPU is not the run's: it is given back.
+    """
+
+    def __init__(self, clock: Clock, length_ns: int, lost_s: Callable[[], float] = float) -> None:
+        """Begins now. ``lost_s``: seconds that the bench has lost since; none."""
+        self._end_ns = clock.now_ns() + length_ns
+        self._length_ns = length_ns
+        self._lost_s = lost_s
+
+    def used_up(self, now_ns: int) -> bool:
+        """Whether it has ended by that time."""
+        return now_ns > self._end_ns and now_ns > self._end_ns + self._lost_s() * 1e9
+
+    def __str__(self) -> str:
+        return f"the run's budget of {self._length_ns / 1e9:.0f} s is used up"
 
 
 def _not_negative(microseconds: int) -> None:

@@ -10,7 +10,7 @@ measures all of them, and ``tests/test_peak`` holds a run against them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.scenario.schema import ResolvedCase
@@ -32,8 +32,13 @@ _SIZES: Final = {
     "tap": _Size(copies=1, programs=130 * MIB),
     "qemu": _Size(copies=2, programs=260 * MIB),
 }
-#: Frames are remembered with some hundred bytes each: an eighth of what they carry.
-_REMEMBERED: Final = 8
+#: Bytes with which a frame is remembered, and what one carries at an MTU of 1500.
+_REMEMBERED: Final = 181
+_CARRIED: Final = 1448
+#: Of each frame: the headers of IP, UDP and netdump.
+_HEADERS: Final = 52
+#: With more memory than this, captures keep the beginnings of frames (``runner._SNAP_ABOVE``).
+_CAPTURED: Final = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +51,28 @@ class Footprint:
     """Of all processes together; pages that they share count once."""
     addresses: int
     """That the bench's own process maps at the least."""
+    runs: int = 1
+    """That are played at the same time, each in a process of its own."""
 
 
-def footprint(case: ResolvedCase, tier: str) -> Footprint:
-    """What one run needs."""
+def footprint(case: ResolvedCase, tier: str, *, folder_in_memory: bool = False) -> Footprint:
+    """What one run needs. ``folder_in_memory``: its run folder takes memory, too (tmpfs)."""
     size, machine = _SIZES[tier], case.machine
-    memory = machine.memory * size.copies + machine.memory // _REMEMBERED + machine.arena
+    frames = machine.memory // min(_CARRIED, case.nic.mtu - _HEADERS)
+    memory = machine.memory * size.copies + frames * _REMEMBERED + machine.arena
+    if folder_in_memory:  # the dump and the capture
+        memory += machine.memory + min(machine.memory, _CAPTURED) + frames * _REMEMBERED
     addresses = 2 * machine.memory + machine.arena
     return Footprint(tier, case.name, memory + size.programs, addresses)
 
 
-def largest(cases: Iterable[ResolvedCase], tier: str) -> Footprint | None:
-    """Runs are played one after the other, so the largest decides; None of no run."""
-    return max((footprint(case, tier) for case in cases), key=lambda f: f.memory, default=None)
+def largest(
+    cases: Iterable[ResolvedCase], tier: str, *, folder_in_memory: bool = False, at_once: int = 1
+) -> Footprint | None:
+    """What a scenario needs, or ``at_once`` of it; None of no run.
+
+    Its own runs are played one after the other, so the largest decides.
+    """
+    needs = (footprint(case, tier, folder_in_memory=folder_in_memory) for case in cases)
+    found = max(needs, key=lambda f: f.memory, default=None)
+    return None if found is None else replace(found, memory=found.memory * at_once, runs=at_once)

@@ -13,6 +13,7 @@ from which of them on.
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 from collections.abc import Sequence
@@ -71,8 +72,23 @@ def address_room() -> list[Room]:
     return [Room(free, "the address space of a process is limited (ulimit -v)")]
 
 
+def lies_in_memory(folder: Path, root: Path = Path("/")) -> bool:
+    """Whether what is written below a folder, which need not exist yet, takes memory (tmpfs)."""
+    path = PurePosixPath(os.path.realpath(folder))
+    at, kind = PurePosixPath("/"), ""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        mount, _, system = line.partition(" - ")
+        fields = mount.split(" ")
+        point = PurePosixPath(_unescaped(fields[4])) if len(fields) > 4 else at
+        if path.is_relative_to(point) and point.is_relative_to(at):  # the last one lies on top
+            at, kind = point, system.split(" ")[0]
+    return kind in ("tmpfs", "ramfs")
+
+
 def require_room(needed: Footprint, memory: Sequence[Room], addresses: Sequence[Room]) -> None:
     """Raises ``MachineLacks`` where there is less than a run needs."""
+    at_once = f", {needed.runs} at a time," if needed.runs > 1 else ""
+    cure = "lower -j, raise that," if needed.runs > 1 else "raise that,"
     for kind, wanted, rooms in (
         ("memory", needed.memory, memory),
         ("addresses", needed.addresses, addresses),
@@ -80,9 +96,9 @@ def require_room(needed: Footprint, memory: Sequence[Room], addresses: Sequence[
         least = min(rooms, key=lambda room: room.free, default=None)
         if least is not None and least.free < wanted:
             raise MachineLacks(
-                f"tier {needed.tier}: case {needed.case} needs {_mib(wanted, up=True)} MiB of"
-                f" {kind}, and there are {_mib(least.free)} MiB: {least.limited_by}; raise that, or"
-                f" lower [machine] memory in the scenario"
+                f"tier {needed.tier}: case {needed.case}{at_once} needs {_mib(wanted, up=True)}"
+                f" MiB of {kind}, and there are {_mib(least.free)} MiB: {least.limited_by}; {cure}"
+                f" or lower [machine] memory in the scenario"
             )
 
 

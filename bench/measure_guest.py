@@ -31,7 +31,7 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board, BoardNic
-from bench.clock import RealClock
+from bench.clock import Budget, RealClock
 from bench.judge.compare import Image, Stored, compare
 from bench.qemu_nic import QemuNic
 from bench.servers.child import start_child
@@ -132,8 +132,7 @@ def measure_guest(mib: int, rounds: int, folder: Path) -> list[GuestRates]:
         truth = guest.freeze()
         clock = RealClock()
         nic = QemuNic(guest.vm, clock)
-        budget_ns = clock.now_ns() + rounds * _BUDGET_NS
-        board = Board(clock, nic, _Elsewhere(), _never, budget_ns, _tell)
+        board = Board(clock, nic, _Elsewhere(), _never, Budget(clock, rounds * _BUDGET_NS), _tell)
         corpse = LinuxCorpse(guest, truth, panic_mbufs=5 * RING, delay_us=board.delay_us)
         driver = E1000Driver(board, corpse.memory, corpse, tx_ring=RING, rx_ring=RX_RING)
         image = DumpImage(corpse.memory, corpse.dump_segments())

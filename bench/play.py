@@ -22,7 +22,7 @@ from typing import Any, Final
 from bench.errors import BadInput, MachineLacks
 from bench.footprint import largest
 from bench.guests import another_kernel, as_played, booted, has_guest, sound_guest
-from bench.headroom import address_room, memory_room, require_room
+from bench.headroom import address_room, lies_in_memory, memory_room, require_room
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -72,11 +72,12 @@ def play(
     """Play it; the run folder is kept. ``before_tap`` may replace this process."""
     if scenario.kernel is not None:
         tier = tier or "qemu"  # no other tier would play that kernel
-    probes = probes_for(scenario) if (tier or scenario.tiers[0]) == "qemu" else PROBES
+    wants_qemu = first_choice(scenario, tier) == "qemu"
+    probes = probes_for(scenario, runs) if wants_qemu else PROBES
     if wants_tap(first_choice(scenario, tier)):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
-    _require_room(scenario, choice.tier)
+    require_room_for(scenario, choice.tier, runs)
     with _run_folder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
         result = _run(scenario, choice, seed, folder, progress)
         _keep(folder, scenario, result)
@@ -140,12 +141,12 @@ def replay(
         scenario = only_profile(scenario, verdict["only_profile"])
     scenario = as_played(scenario, verdict.get("guest"), folder)
     tier, seed = verdict["tier"], verdict["seed"]
-    probes = probes_for(scenario) if tier == "qemu" else PROBES
+    runs = runs or folder.absolute().parent
+    probes = probes_for(scenario, runs) if tier == "qemu" else PROBES
     if wants_tap(tier):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
-    _require_room(scenario, tier)
-    runs = runs or folder.absolute().parent
+    require_room_for(scenario, tier, runs)
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
         result = _run(scenario, choice, seed, again, progress)
         outcome_same = _outcomes(result.as_json()) == _outcomes(verdict)
@@ -155,7 +156,7 @@ def replay(
     return Replay(folder, result, outcome_same, files, another_kernel(verdict.get("guest"), result))
 
 
-def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
+def probes_for(scenario: Scenario, runs: Path) -> dict[str, Callable[[], Capability]]:
     """How to find out which tiers can play it. A story with a Linux guest needs its image, too,
     which is built here, once and for all, if it will be wanted.
 
@@ -170,7 +171,7 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
 
     if "qemu" not in scenario.tiers or not can_qemu().ok:
         return PROBES  # whoever chooses the tier will say so
-    _require_room(scenario, "qemu")
+    require_room_for(scenario, "qemu", runs)
     try:
         guest_image(
             progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr),
@@ -184,10 +185,12 @@ def probes_for(scenario: Scenario) -> dict[str, Callable[[], Capability]]:
     return PROBES
 
 
-def _require_room(scenario: Scenario, tier: str) -> None:
-    """Raises ``MachineLacks`` if there is less memory than its largest run needs."""
+def require_room_for(scenario: Scenario, tier: str, runs: Path, at_once: int = 1) -> None:
+    """Raises ``MachineLacks`` if there is less memory than its largest run needs, or ``at_once`` of
+    it, each with a folder in ``runs``.
+    """
     cases = (case for case in expand_cases(scenario) if playable(case, tier))
-    needed = largest(cases, tier)
+    needed = largest(cases, tier, folder_in_memory=lies_in_memory(runs), at_once=at_once)
     if needed is not None:
         require_room(needed, memory_room(), address_room())
 

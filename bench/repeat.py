@@ -1,9 +1,10 @@
 """A scenario, many times over: do all runs come to the same?
 
 Each run is a process of its own, with the next seed: the command that a user would type. What
-counts is the *kind* of a run: its tier, and of each case the outcome, the error, the oracles that
-are broken, and whether it met its expectation. Bytes, counts and times may differ. Runs that are
-not of the most common kind are *odd*.
+counts is the *kind* of a run: its tier and host, and of each case the outcome, the error, the
+oracles that are broken, and whether it met its expectation. Bytes, counts and times may differ.
+Runs that are not of the most common kind are *odd*. A run that this machine disturbed is not judged
+and of no kind: it has a row, and all others may be alike.
 
 Run folders are large, so they go as soon as they are known to be ordinary: kept are the first run
 of each kind, and what was odd at the time; at the end, if all runs are alike and passed, nothing.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -27,15 +29,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from bench.errors import MachineLacks
 from bench.scenario.values import show_ranges
 from bench.servers.child import start_child
+from bench.verdict import DISTURBED
 
 #: How long a run may take to clean up after itself when it was told to end.
 _END_TIMEOUT_S: Final = 30.0
 #: Cases of an odd run that are told one by one.
 _TOLD: Final = 3
 
-#: Of each case: name, outcome, error, broken oracles, met; or of a run that has none: its message.
+#: Last characters that are kept of what a run printed on stderr.
+_SAID: Final = 4000
+
+#: Tier, host, and of each case: name, outcome, error, broken oracles, met. Of a run that has none:
+#: its status and its message.
 Kind = tuple[Any, ...]
 
 
@@ -45,16 +53,42 @@ class Trial:
 
     seed: int
     status: int
-    """The command's exit status."""
+    """The command's exit status, or minus the number of the signal that ended it."""
     document: dict[str, Any]
     """What it printed: its verdict, or its error."""
     seconds: float
+    said: str = ""
+    """The end of what it printed on stderr."""
+
+    @property
+    def cases(self) -> dict[str, dict[str, Any]]:
+        """By name; none where it has no verdict."""
+        return {case["name"]: case for case in self.document.get("cases", ())}
+
+    @property
+    def where(self) -> str:
+        return f"{self.document['tier']}, {self.document['host']}"
 
     @property
     def kind(self) -> Kind:
         if "cases" not in self.document:
-            return self.status, self.document.get("error", "it printed nothing")
-        return self.document["tier"], *map(_case_kind, self.document["cases"])
+            # So many MiB, or so long: what it lacks is the same.
+            return self.status, re.sub(r"\d[\d.,]*", "N", self.without_verdict)
+        return self.where, *map(_case_kind, self.cases.values())
+
+    @property
+    def without_verdict(self) -> str:
+        """Why it has none."""
+        if "error" in self.document:
+            return str(self.document["error"])
+        lines = self.said.strip().splitlines() or ["it printed nothing"]
+        ended = f"signal {-self.status}" if self.status < 0 else f"status {self.status}"
+        return f"ended with {ended} and without a verdict: {lines[-1]}"
+
+    @property
+    def judged(self) -> bool:
+        """False: this machine disturbed it so much that it was not."""
+        return all(case["outcome"] != DISTURBED for case in self.cases.values())
 
     @property
     def folder(self) -> Path | None:
@@ -63,7 +97,7 @@ class Trial:
 
     @property
     def disturbed(self) -> bool:
-        return any(case.get("paused_s") for case in self.document.get("cases", ()))
+        return any(case.get("paused_s") for case in self.cases.values())
 
 
 @dataclass(slots=True)
@@ -81,7 +115,7 @@ class Repeated:
         self.trials.append(trial)
         if trial.folder is None:
             return
-        if first or trial.kind != self.common:
+        if first or not trial.judged or trial.kind != self.common:
             self.kept[trial.seed] = trial.folder
         else:
             shutil.rmtree(trial.folder, ignore_errors=True)
@@ -89,15 +123,20 @@ class Repeated:
     @property
     def kinds(self) -> dict[Kind, list[Trial]]:
         """Kind -> its runs, the most common first."""
-        counts = Counter(trial.kind for trial in self.trials)
+        judged = [trial for trial in self.trials if trial.judged]
+        counts = Counter(trial.kind for trial in judged)
         return {
-            kind: [trial for trial in self.trials if trial.kind == kind]
+            kind: [trial for trial in judged if trial.kind == kind]
             for kind, _ in counts.most_common()
         }
 
     @property
+    def not_judged(self) -> list[Trial]:
+        return [trial for trial in self.trials if not trial.judged]
+
+    @property
     def common(self) -> Kind:
-        return next(iter(self.kinds))
+        return next(iter(self.kinds), ())
 
     @property
     def alike(self) -> bool:
@@ -105,8 +144,15 @@ class Repeated:
 
     @property
     def status(self) -> int:
-        """What the command exits with: that of the runs if they are alike, else 1."""
-        return self.trials[0].status if self.alike else 1
+        """What the command exits with: 1 if the runs are not alike, 3 if some were not judged, else
+        that of the runs; as a shell has it, 128 and the number of the signal that ended them.
+        """
+        if not self.alike:
+            return 1
+        if self.not_judged:
+            return MachineLacks.status
+        status = self.trials[0].status
+        return status if status >= 0 else 128 - status
 
     def finish(self) -> None:
         """Where all is well no folder is kept."""
@@ -123,6 +169,7 @@ class Repeated:
             "scenario": self.scenario,
             "runs": len(self.trials),
             "alike": self.alike,
+            "not_judged": [trial.seed for trial in self.not_judged],
             "kinds": [
                 {
                     "seeds": [trial.seed for trial in trials],
@@ -177,15 +224,21 @@ def _play_all(
 
     def play(seed: int) -> Trial:
         began = time.monotonic()
-        with open(os.memfd_create("verdict"), "r+b") as output, open(os.devnull, "r+b") as nowhere:
-            child = start_child(command(seed), output.fileno(), errors=nowhere.fileno())
+        with (
+            open(os.memfd_create("verdict"), "r+b") as output,
+            open(os.memfd_create("stderr"), "r+b") as errors,
+        ):
+            child = start_child(command(seed), output.fileno(), errors=errors.fileno())
             running.append(child)
             if over.is_set():
                 child.terminate()
             status = child.wait()  # a run's own budgets bound it
             running.remove(child)
+            seconds = time.monotonic() - began
             output.seek(0)
-            return Trial(seed, status, _document(output.read()), time.monotonic() - began)
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")[-_SAID:]
+            return Trial(seed, status, _document(output.read()), seconds, said)
 
     unheard: set[Future[Trial]] = set()
     try:
@@ -237,9 +290,9 @@ def _case_kind(case: dict[str, Any]) -> Kind:
 
 def outcomes(trial: Trial) -> str:
     """``57 complete``; ``2 complete, 1 silent-hole``; or why there are none."""
-    cases = trial.document.get("cases")
-    if cases is None:
-        return str(trial.kind[1])
+    if "cases" not in trial.document:
+        return trial.without_verdict
+    cases = trial.cases.values()
     counts = Counter(case["outcome"] for case in cases)
     wrong = sum(not case["met"] for case in cases)
     told = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
@@ -248,9 +301,14 @@ def outcomes(trial: Trial) -> str:
 
 def rows(found: Repeated) -> Iterator[tuple[str, str, str, str]]:
     """The table: how many runs, their seeds, what they came to, seconds."""
-    for trials in found.kinds.values():
+    several = len({trial.where for trial in found.trials if trial.cases}) > 1
+    for trials in [*found.kinds.values(), found.not_judged]:
+        if not trials:
+            continue
         seconds = statistics.median(trial.seconds for trial in trials)
         said = outcomes(trials[0])
+        if several and trials[0].cases:
+            said += f", on {trials[0].where}"
         disturbed = sum(trial.disturbed for trial in trials)
         said += f" ({disturbed} disturbed)" * bool(disturbed)
         seeds = show_ranges(trial.seed for trial in trials)
@@ -259,15 +317,32 @@ def rows(found: Repeated) -> Iterator[tuple[str, str, str, str]]:
 
 def differences(found: Repeated) -> Iterator[str]:
     """What is odd about each kind but the most common, a line each; and where it is kept."""
-    common = dict.fromkeys(found.common)
-    for kind, trials in list(found.kinds.items())[1:]:
-        odd = trials[0]
-        cases = {case["name"]: case for case in odd.document.get("cases", ())}
-        differing = [part for part in kind if part not in common and isinstance(part, tuple)]
-        for name, outcome, *_ in differing[:_TOLD]:
-            why = "; ".join(cases[name]["unmet"]) or cases[name]["why"] or "as expected"
-            yield f"seed {odd.seed}: {name}: {outcome}: {why}"
-        if len(differing) > _TOLD:
-            yield f"seed {odd.seed}: and {len(differing) - _TOLD} more cases"
+    runs = [trials[0] for trials in found.kinds.values()]
+    for odd in runs[1:]:
+        lines = list(_odd_cases(runs[0], odd))
+        for line in lines[:_TOLD]:
+            yield f"seed {odd.seed}: {line}"
+        if len(lines) > _TOLD:
+            yield f"seed {odd.seed}: and {len(lines) - _TOLD} more cases"
+    for trial in found.not_judged:
+        disturbed = (case for case in trial.cases.values() if case["outcome"] == DISTURBED)
+        yield f"seed {trial.seed}: not judged: {next(disturbed)['why']}"
+    for trial in runs:
+        if "cases" not in trial.document and "error" not in trial.document:
+            yield from (f"seed {trial.seed} said: {line}" for line in trial.said.splitlines())
     for seed, folder in sorted(found.kept.items()):
         yield f"seed {seed} is kept: {folder}"
+
+
+def _odd_cases(common: Trial, odd: Trial) -> Iterator[str]:
+    """In what the cases of a run are not those of the common one."""
+    ordinary = {name: _case_kind(case) for name, case in common.cases.items()}
+    if not ordinary or not odd.cases:
+        return  # their rows say it all
+    for name, case in odd.cases.items():
+        if name not in ordinary:
+            yield f"{name}: no case of seed {common.seed}"
+        elif _case_kind(case) != ordinary[name]:
+            why = "; ".join(case["unmet"]) or case["why"] or "as expected"
+            yield f"{name}: {case['outcome']}: {why}"
+    yield from (f"{name}: is missing" for name in ordinary if name not in odd.cases)

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from bench.repeat import Repeated, differences, rows
 from bench.scenario.values import show_ranges, show_size
-from bench.verdict import BROKE_DOWN, ORACLES, CaseResult, RunResult
+from bench.verdict import BROKE_DOWN, DISTURBED, NOT_JUDGED, ORACLES, CaseResult, RunResult
 
 WIDTH: Final = 100
 _LABEL: Final = 11  # columns of a label, with the space after it
@@ -39,6 +39,7 @@ OUTCOMES: Final = {
     "deadlock": "The driver waits for a lock whose owner will never run again.",
     "hung": "The run used up its time without an end.",
     BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
+    DISTURBED: "This machine kept the bench from running: what came is not judged.",
     "lost": "The machine was gone before its dump had an end.",
 }
 _PLURALS: Final = {"silent-hole": "silent holes", "deadlock": "deadlocks"}
@@ -158,10 +159,10 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     if case.error:
         end = end.removesuffix(".") + f": {case.error}."
     yield Paragraph("end", _sentences(end, case.why))
-    if case.outcome == BROKE_DOWN:
+    if case.outcome in NOT_JUDGED:
         return
     yield Paragraph("sent", _sent(case, tier))
-    yield from _disturbed([case], tier)
+    yield from _disturbed([case])
     yield from _wire([case])
     yield from _refused(case.refused)
     yield from _swallowed(case)
@@ -208,9 +209,9 @@ def _on_the_wire(frames: int, again: int) -> str:
     )
 
 
-def _disturbed(cases: list[CaseResult], tier: str) -> Iterator[Paragraph]:
+def _disturbed(cases: list[CaseResult]) -> Iterator[Paragraph]:
     """A run in real time whose bench was kept from the CPU: what is slow may be slow for that."""
-    disturbed = [case for case in cases if case.paused_s and tier != "sim"]
+    disturbed = [case for case in cases if case.paused_s]
     if disturbed:
         longest = max(case.longest_pause_s for case in disturbed)
         runs = f"{len(disturbed)} of {len(cases)} runs: " * (len(cases) > 1)
@@ -338,7 +339,7 @@ def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
     frames, again = sum(r.frames for r in runs), sum(r.retransmissions for r in runs)
     size = f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all"
     yield Paragraph("sent", f"{size}, {_on_the_wire(frames, again)}.")
-    yield from _disturbed(runs, tier)
+    yield from _disturbed(runs)
     yield from _wire(runs)
     example = next((run for run in runs if run.first_difference or run.holes), None)
     if example is not None:

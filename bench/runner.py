@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
 from bench.capture.pcapng import PcapngWriter
 from bench.errors import BadInput
 from bench.events import EventLog
-from bench.heartbeat import Heartbeat
+from bench.heartbeat import GIVEN_UP_S, Heartbeat
 from bench.judge.compare import Comparison
 from bench.judge.evidence import expected_dump, gather, read_disk
 from bench.judge.expect import unmet
@@ -36,6 +36,7 @@ from bench.story.told import Story, Tell, Told
 from bench.tiers import ROWS, Host
 from bench.verdict import (
     BROKE_DOWN,
+    DISTURBED,
     CaseResult,
     Difference,
     Hole,
@@ -69,7 +70,7 @@ def run_scenario(
     ``host`` is what the wire ends at, by default the most real one of the tier.
     """
     host = host or ROWS[tier].hosts[0]
-    result = RunResult(scenario.name, tier, why_this_tier, seed)
+    result = RunResult(scenario.name, tier, why_this_tier, seed, host)
     runs: list[ResolvedCase] = []
     counted: set[str] = set()
     for case in expand_cases(scenario):
@@ -107,9 +108,13 @@ def _every(
     tier: str, host: Host, case: ResolvedCase, seed: int, folder: Path
 ) -> list[ResolvedCase]:
     """The runs of a sweep over every step: one is played dry, on the same tier, to count them."""
-    with set_stage(tier, host, case, seed, folder / "dry", _nobody) as stage:
+    dry = folder / "dry"
+    with (
+        _beating(tier) as beat,
+        set_stage(tier, host, case, seed, dry, _nobody, beat.lost_s) as stage,
+    ):
         steps = SyntheticStory(case, stage, seed, _silent).count_steps()
-    shutil.rmtree(folder / "dry")
+    shutil.rmtree(dry)
     return with_values(case, range(steps))
 
 
@@ -141,31 +146,48 @@ def _played(
 
     ``counted``: the step at which the panic strikes was counted here, not written by the user.
     """
-    try:
-        with ExitStack() as closing, Heartbeat() as heartbeat:
-            result = _run(tier, host, run, seed, folder, progress, heartbeat, closing)
-        result.paused_s, result.longest_pause_s = heartbeat.lost_s, heartbeat.longest_s
+    with ExitStack() as closing, _beating(tier) as beat:
+        try:
+            result = _run(tier, host, run, seed, folder, progress, beat, closing)
+        except QemuError as error:
+            result = _no_outcome(run, BROKE_DOWN, str(error).strip().splitlines()[-1], beat)
+        except NoSuchStep as error:
+            if not counted:
+                raise
+            why = f"its life took another course than when it was counted: {error}"
+            result = _no_outcome(run, BROKE_DOWN, why, beat)
+    return _unless_disturbed(run, result, beat)
+
+
+def _beating(tier: str) -> AbstractContextManager[Heartbeat]:
+    """Measures whether we get the CPU. Virtual time takes no notice of that."""
+    return nullcontext(Heartbeat()) if ROWS[tier].virtual else Heartbeat()
+
+
+def _unless_disturbed(run: ResolvedCase, result: CaseResult, beat: Heartbeat) -> CaseResult:
+    """A run is not held against anybody whose peers may have given us up with good reason."""
+    if result.met or result.longest_pause_s < GIVEN_UP_S:
         return result
-    except QemuError as error:
-        return _broke_down(run, str(error).strip().splitlines()[-1])
-    except NoSuchStep as error:
-        if not counted:
-            raise
-        return _broke_down(run, f"its life took another course than when it was counted: {error}")
+    came = f"It came to {result.outcome}" + (f" ({result.why})" if result.why else "")
+    why = f"{came}; the bench did not run for {result.longest_pause_s:.0f} s at once"
+    return _no_outcome(run, DISTURBED, why, beat)
 
 
-def _broke_down(run: ResolvedCase, why: str) -> CaseResult:
+def _no_outcome(run: ResolvedCase, instead: str, why: str, beat: Heartbeat) -> CaseResult:
+    """Of a run that is not judged."""
     return CaseResult(
         name=run.name,
         group=run.group,
         profile=run.profile,
         mode=run.nic.mode,
-        outcome=BROKE_DOWN,
+        outcome=instead,
         expected=str(run.expect),
         met=False,
         why=why,
         sweep_over=run.sweep_over,
         sweep_value=run.sweep_value,
+        paused_s=beat.lost_s(),
+        longest_pause_s=beat.longest_s,
     )
 
 
@@ -176,7 +198,7 @@ def _run(
     seed: int,
     folder: Path,
     progress: Progress,
-    heartbeat: Heartbeat,
+    beat: Heartbeat,
     closing: ExitStack,
 ) -> CaseResult:
     """One run; ``closing`` takes what is to be given back when it has been judged."""
@@ -197,7 +219,7 @@ def _run(
                     disk.look()
                 progress.sent(watch.data_bytes)
 
-        with set_stage(tier, host, run, seed, folder, observe) as stage:
+        with set_stage(tier, host, run, seed, folder, observe, beat.lost_s) as stage:
 
             def tell(kind: str, **fields: object) -> None:
                 events.emit(kind, stage.clock.now_ns(), **fields)
@@ -223,14 +245,17 @@ def _run(
                 lost=told.lost,
             )
             evidence = gather(told, stage, watch, disk, expected)
-            evidence.paused_s = 0.0 if tier == "sim" else heartbeat.lost_s
+            paused_s, longest_pause_s = beat.lost_s(), beat.longest_s
     read_disk(evidence, stage, told)
     if evidence.stored is not None:
         closing.callback(evidence.stored.close)
     if overheard is not None:
         last_words = judge_last_words(told.console, overheard.sent, told.netconsole or [])
-        return _judge(run, told, stage, watch, evidence, last_words)
-    return _judge(run, told, stage, watch, evidence)
+        result = _judge(run, told, stage, watch, evidence, last_words)
+    else:
+        result = _judge(run, told, stage, watch, evidence)
+    result.paused_s, result.longest_pause_s = paused_s, longest_pause_s
+    return result
 
 
 # --- judgement ------------------------------------------------------------------------------------

@@ -38,6 +38,11 @@ MAX_LISTED: Final = 100
 
 #: Instead of an outcome: the emulator, or its guest, did not do what it is there for.
 BROKE_DOWN: Final = "broke-down"
+#: Instead of an outcome other than expected: this machine kept the bench from running for so long
+#: that its peers may have given it up.
+DISTURBED: Final = "disturbed"
+#: Runs that are not judged: they accuse nobody, and pass for nothing.
+NOT_JUDGED: Final = frozenset({BROKE_DOWN, DISTURBED})
 
 
 @dataclass(slots=True)
@@ -96,7 +101,8 @@ class CaseResult:
     profile: str
     mode: str
     outcome: str
-    """complete, silent-hole, false-success, failed, deadlock, hung, lost, or broke-down."""
+    """complete, silent-hole, false-success, failed, deadlock, hung, lost; or, where nothing was
+    judged, broke-down or disturbed."""
     expected: str
     met: bool
     oracles: dict[str, OracleState] = field(default_factory=dict)
@@ -134,7 +140,7 @@ class CaseResult:
     wire: dict[str, int] = field(default_factory=dict)
     """What the wire did to frames: ``{"drop": 3}``."""
     paused_s: float = 0.0
-    """Time for which the bench did not get the CPU, pauses of a second and more; virtual time
+    """Time for which the bench did not get the CPU (``bench/heartbeat``); 0 in virtual time, which
     takes no notice of it.
     """
     longest_pause_s: float = 0.0
@@ -181,6 +187,8 @@ class RunResult:
     why_this_tier: str
     """Empty where it is the scenario's first choice; else why, and what would enable that one."""
     seed: int
+    host: str = ""
+    """What the wire ends at: namespace or simulated."""
     run_folder: str = ""
     replay: str = ""
     """The command that plays it again."""
@@ -196,9 +204,9 @@ class RunResult:
     """Cases that this tier can't play, and why; a line each."""
 
     @property
-    def broke_down(self) -> bool:
-        """The emulator, or its guest, failed: a case has no outcome at all."""
-        return any(case.outcome == BROKE_DOWN for case in self.cases)
+    def not_judged(self) -> bool:
+        """A case has no outcome at all: the emulator or its guest failed, or this machine did."""
+        return any(case.outcome in NOT_JUDGED for case in self.cases)
 
     @property
     def passed(self) -> bool:
@@ -211,6 +219,7 @@ class RunResult:
             "tier": self.tier,
             "why_this_tier": self.why_this_tier,
             "seed": self.seed,
+            "host": self.host,
             "passed": self.passed,
             "run_folder": self.run_folder,
             "replay": self.replay,

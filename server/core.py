@@ -187,6 +187,7 @@ class ServerCore:
         for session in self._sessions.values():
             session.end("server stopped")
             session.close()
+        self._refusals.finish()
 
     # -- HERALDs -----------------------------------------------------------------------------
 

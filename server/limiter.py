@@ -66,6 +66,13 @@ class RateLimiter(Generic[T]):
                 self._entries[key] = _Entry(now + self._every, entry.last)
                 yield key, entry.last, entry.left_out
 
+    def rest(self) -> Iterator[tuple[Hashable, T, int]]:
+        """There is no later: all that was left out, due or not. At most a line a key."""
+        entries, self._entries = self._entries, OrderedDict()
+        return (
+            (key, entry.last, entry.left_out) for key, entry in entries.items() if entry.left_out
+        )
+
     def _pay(self, now: float) -> bool:
         grown = (now - self._filled) * self._burst / self._every
         self._tokens, self._filled = min(self._burst, self._tokens + grown), now

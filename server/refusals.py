@@ -10,7 +10,7 @@ Strings that came over the wire are escaped here, before they reach a terminal.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -97,9 +97,12 @@ class Refusals:
         """The time is ``now``, seconds: tell what was left out and is due."""
         self._now = now
         for key, (kind, fields), left_out in self._limiter.due(now):
-            if key is OTHERS:
-                fields = {**fields, "client": "others"}
-            self._on_event(kind, {**fields, "left_out": left_out})
+            self._told_late(key, kind, fields, left_out)
+
+    def finish(self) -> None:
+        """The server stops: tell what was left out and would have been told later."""
+        for key, (kind, fields), left_out in self._limiter.rest():
+            self._told_late(key, kind, fields, left_out)
 
     def refuse(
         self, client: tuple[str, int], refusal: Refusal, count: int = 1, **fields: Any
@@ -107,6 +110,13 @@ class Refusals:
         """Count it, and tell it or leave it out."""
         self.counts[refusal.reason] += count
         self.tell("refused", client, count, **fields, **refusal.fields())
+
+    def _told_late(
+        self, key: Hashable, kind: str, fields: Mapping[str, Any], left_out: int
+    ) -> None:
+        if key is OTHERS:
+            fields = {**fields, "client": "others"}
+        self._on_event(kind, {**fields, "left_out": left_out})
 
     def tell(self, kind: str, client: tuple[str, int], count: int = 1, **fields: Any) -> None:
         """An event that a client can bring about as often as it likes."""

@@ -22,7 +22,6 @@ from typing import Final
 import numpy as np
 
 from netdump.errors import NetdumpError
-from netdump.messages import HEADER_SIZE, HERALD_PATH_MAX
 from server.core import HeraldReply, ServerCore
 from server.packets import AckSender, probe
 from server.readers import MAX_DATAGRAM, OUR_ERRORS, ROWS, Lack, Reader, SureReader
@@ -35,6 +34,8 @@ _TICK: Final = 0.5
 #: Batches that one session may have before the others get their turn.
 _TURN: Final = 4
 _HERALDS_A_TURN: Final = 64
+#: Octets that a UDP datagram can't exceed.
+LONGEST: Final = 65_535
 #: Errors of one session's socket, without data in between, after which it is given up.
 MAX_COMPLAINTS: Final = 1000
 #: linux/in.h, asm-generic/socket.h; the socket module has no names for them.
@@ -130,9 +131,9 @@ class Shell:
     def _hear_heralds(self) -> None:
         for _ in range(_HERALDS_A_TURN):
             try:
-                # A byte more than the longest, so that one which is cut can't pass.
+                # Nothing is cut, so that what is refused is refused for what it is.
                 datagram, ancillary, _, client = self._herald.recvmsg(
-                    HEADER_SIZE + HERALD_PATH_MAX + 1, socket.CMSG_SPACE(12)
+                    LONGEST, socket.CMSG_SPACE(12)
                 )
             except BlockingIOError:
                 break

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bench.board import Board, BoardNic, OutOfTime
-from bench.clock import VirtualClock
+from bench.clock import Budget, VirtualClock
 from netdump.contracts import TxBatch
 from nic_models.e1000.registers import Reg
 from nic_models.frames import Frames
@@ -76,7 +76,20 @@ def board_of(witness: Witness, tell: Callable[..., None] = lambda *_, **__: None
         assert now_ns == witness.clock.now_ns()
         witness.note("far end")
 
-    return Board(witness.clock, Silicon(witness), witness, far_end, DEADLINE_NS, tell)
+    return Board(
+        witness.clock, Silicon(witness), witness, far_end, Budget(witness.clock, DEADLINE_NS), tell
+    )
+
+
+def test_time_in_which_the_bench_itself_did_not_run_is_given_back() -> None:
+    clock, lost = VirtualClock(7), 0.0
+    budget = Budget(clock, 300 * 10**9, lambda: lost)
+    end = 7 + 300 * 10**9
+    assert not budget.used_up(end)
+    assert budget.used_up(end + 1)
+    lost = 40.0
+    assert not budget.used_up(end + 40 * 10**9)
+    assert budget.used_up(end + 40 * 10**9 + 1)
 
 
 # --- turns ----------------------------------------------------------------------------------------
@@ -124,12 +137,13 @@ def test_a_delay_passes_first_and_then_the_hardware_catches_up() -> None:
 
 
 def test_a_run_that_is_over_its_budget_ends_there_and_not_before() -> None:
-    witness = Witness(clock=VirtualClock(DEADLINE_NS))
+    witness = Witness()
     board = board_of(witness)
+    witness.clock.advance_to(DEADLINE_NS)
     board.turn()
     witness.clock.delay_us(1)
     witness.calls.clear()
-    with pytest.raises(OutOfTime, match="budget ended at 0 s"):
+    with pytest.raises(OutOfTime, match="budget of 0 s is used up"):
         board.turn()
     with pytest.raises(OutOfTime):
         board.delay_us(1)

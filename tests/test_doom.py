@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scapy.utils import RawPcapNgReader
 
 from bench.board import Board, MachineLost
-from bench.clock import VirtualClock
+from bench.clock import Budget, VirtualClock
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import parse_scenario
@@ -117,7 +117,12 @@ def test_a_lost_machine_does_nothing_any_more() -> None:
         board.lose("it lost its power after 2 frames of its dump")
 
     board = Board(
-        clock, Silicon(wire), Doom(wire, 2, lose), lambda _: None, 10**9, lambda *_, **__: None
+        clock,
+        Silicon(wire),
+        Doom(wire, 2, lose),
+        lambda _: None,
+        Budget(clock, 10**9),
+        lambda *_, **__: None,
     )
     wire.to_send = Frames.of(DATA[:5])
     with pytest.raises(MachineLost, match="lost its power after 2 frames"):

@@ -20,6 +20,7 @@ from bench.headroom import (
     Room,
     available,
     group_room,
+    lies_in_memory,
     memory_groups,
     memory_room,
     require_room,
@@ -156,6 +157,37 @@ def test_no_run_needs_more_than_the_marks(tier: str, times: float, more: int, mi
     assert mib * MIB < needed.memory <= times * mib * MIB + more * MIB
     assert largest([case], tier) == needed
     assert largest([], tier) is None
+
+
+def test_small_frames_a_folder_in_memory_and_runs_at_the_same_time_cost_more() -> None:
+    text = STORY.format(mib=256)
+    (case,) = expand_cases(parse_scenario(text, "x", "x"))
+    plain = footprint(case, "tap").memory
+    (small,) = expand_cases(parse_scenario(text + "[nic]\nmtu = 576\n", "x", "x"))
+    frames = 256 * MIB // (576 - 52) - 256 * MIB // 1448
+    assert footprint(small, "tap").memory == plain + frames * 181
+    assert footprint(case, "tap", folder_in_memory=True).memory >= plain + (256 + 32) * MIB
+    together = largest([case], "tap", at_once=3)
+    assert together is not None
+    assert (together.memory, together.runs) == (3 * plain, 3)
+    with pytest.raises(MachineLacks, match=r", 3 at a time, needs .*: why; lower -j, raise that,"):
+        require_room(together, [Room(2 * plain, "why")], [])
+
+
+def test_a_folder_lies_in_memory_where_the_topmost_mount_does(tmp_path: Path) -> None:
+    mounts = tmp_path / "proc/self/mountinfo"
+    mounts.parent.mkdir(parents=True)
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        "2 1 0:3 / /run\\040s rw shared:9 - tmpfs tmpfs rw\n"
+        "3 2 8:2 / /run\\040s/disk rw - ext4 /dev/sdb rw\n"
+        "4 1 0:5 / /both rw - ext4 /dev/sdc rw\n"
+        "5 4 0:6 / /both rw - tmpfs tmpfs rw\n"
+    )
+    in_memory = ["/run s", "/run s/x", "/both/x"]
+    assert [f for f in in_memory if lies_in_memory(Path(f), tmp_path)] == in_memory
+    assert not [f for f in ("/", "/run", "/run s/disk/x") if lies_in_memory(Path(f), tmp_path)]
+    assert not lies_in_memory(Path("/"), tmp_path / "nowhere")
 
 
 # --- played ---------------------------------------------------------------------------------------

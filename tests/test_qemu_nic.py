@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.board import Board
-from bench.clock import RealClock
+from bench.clock import Budget, RealClock
 from bench.qemu_nic import QemuNic
 from bench.wire.memory import MemoryLink
 from guest.qemu.errors import QemuGone
@@ -305,7 +305,12 @@ def test_a_qemu_that_is_killed_is_gone_at_the_next_turn(rig: Rig) -> None:
     clock = RealClock()
     far = MemoryLink(clock).machine_end
     board = Board(
-        clock, rig.nic, far, lambda _: None, 60 * 10**9, lambda what, **_: told.append(what)
+        clock,
+        rig.nic,
+        far,
+        lambda _: None,
+        Budget(clock, 60 * 10**9),
+        lambda what, **_: told.append(what),
     )
     board.turn()
     rig.nic.stop_watching_interrupts()  # as in a panic: only its cable tells

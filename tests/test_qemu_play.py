@@ -83,7 +83,7 @@ def test_a_guest_that_cant_be_had_costs_the_tier_and_only_where_it_is_demanded_t
     monkeypatch.setattr("bench.qemu_nic.can_qemu", lambda: Capability(True, "works"))
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
     story = load_scenario("takeover-live-rings")
-    probes = {**probes_for(story), "tap": lambda: Capability(True, "works")}
+    probes = {**probes_for(story, Path("runs")), "tap": lambda: Capability(True, "works")}
     choice = choose_tier(story, None, probes)
     assert choice.tier == "tap"
     assert choice.why == ("not qemu: no Linux guest: no mirror answers (cure: plug the cable in)")
@@ -112,7 +112,7 @@ def test_without_memory_for_it_no_guest_is_made(monkeypatch: pytest.MonkeyPatch)
     made: list[object] = []
     monkeypatch.setattr("guest.linux.image.guest_image", lambda **chosen: made.append(chosen))
     with pytest.raises(MachineLacks, match="MiB"):
-        probes_for(load_scenario("nmi-panic"))
+        probes_for(load_scenario("nmi-panic"), Path("runs"))
     assert not made
 
 
@@ -127,7 +127,7 @@ def test_why_there_is_no_tap_is_said_once() -> None:
 
 def test_a_story_without_a_guest_asks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
-    assert probes_for(load_scenario("clean-dump")) is not None
+    assert probes_for(load_scenario("clean-dump"), Path("runs")) is not None
 
 
 def test_make_is_told_which_packages_a_story_lacks(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bench import cli
+from bench.headroom import Room
 from bench.repeat import Repeated, Trial, differences, outcomes, rows
 from tests.qemu_rig import alive
 
@@ -57,7 +58,12 @@ def case(outcome: str = "complete", met: bool = True, **more: Any) -> dict[str, 
 
 def trial(seed: int, *cases: dict[str, Any], folder: Path | None = None) -> Trial:
     status = 0 if all(c["met"] for c in cases) else 1
-    document = {"tier": "tap", "cases": list(cases), "run_folder": str(folder or "")}
+    document = {
+        "tier": "tap",
+        "host": "namespace",
+        "cases": list(cases),
+        "run_folder": str(folder or ""),
+    }
     return Trial(seed, status, document, 1.5)
 
 
@@ -91,7 +97,54 @@ def test_a_run_that_says_why_it_has_no_verdict_is_of_the_kind_of_its_message() -
     assert outcomes(lacks) == "no TAP"
     assert Repeated("x", [lacks, lacks]).status == 3
     assert Repeated("x", [lacks, trial(8, case())]).status == 1
-    assert outcomes(Trial(7, -9, {}, 0.5)) == "it printed nothing"
+    assert outcomes(Trial(7, 1, {}, 0.5)) == (
+        "ended with status 1 and without a verdict: it printed nothing"
+    )
+
+
+def test_numbers_in_a_message_make_no_kind_of_their_own() -> None:
+    said = ("there are 1,234 MiB", "there are 999 MiB", "there is no TAP")
+    short, shorter, other = (Trial(n, 3, {"error": s}, 0.5) for n, s in enumerate(said))
+    assert Repeated("x", [short, shorter]).alike
+    assert not Repeated("x", [short, other]).alike
+
+
+def test_a_run_that_crashed_tells_its_last_words_and_its_signal() -> None:
+    crashed = Trial(3, -11, {}, 0.5, said="Traceback:\nMemoryError: no more\n")
+    assert outcomes(crashed) == "ended with signal 11 and without a verdict: MemoryError: no more"
+    found = Repeated("x", [crashed])
+    assert found.status == 128 + 11
+    assert "seed 3 said: Traceback:" in list(differences(found))
+
+
+def test_a_run_that_was_disturbed_is_of_no_kind_and_the_others_may_be_alike() -> None:
+    why = "It came to failed; the bench did not run for 12 s at once"
+    stopped = trial(2, case("disturbed", met=False, why=why, paused_s=12.0))
+    found = Repeated("x", [trial(1, case()), stopped, trial(3, case())])
+    assert (found.alike, found.status) == (True, 3)
+    assert found.as_json()["not_judged"] == [2]
+    assert [row[:2] for row in rows(found)] == [("2", "1, 3"), ("1", "2")]
+    assert list(differences(found)) == [f"seed 2: not judged: {why}"]
+    assert Repeated("x", [stopped]).status == 3
+
+
+def test_another_host_is_another_kind_and_the_rows_say_which() -> None:
+    other = trial(2, case())
+    other.document["host"] = "simulated"
+    found = Repeated("x", [trial(1, case()), other])
+    assert not found.alike
+    assert [row[2] for row in rows(found)] == [
+        "1 complete: as expected, on tap, namespace",
+        "1 complete: as expected, on tap, simulated",
+    ]
+
+
+def test_a_case_too_many_or_too_few_is_told() -> None:
+    more = trial(2, case(name="another"))
+    assert list(differences(Repeated("x", [trial(1, case()), more]))) == [
+        "seed 2: another: no case of seed 1",
+        "seed 2: netdump2: is missing",
+    ]
 
 
 def test_what_is_odd_is_told_with_its_seed_and_its_reason() -> None:
@@ -178,6 +231,16 @@ def test_what_can_not_be_repeated_is_one_line_and_2(
     told = capsys.readouterr()
     assert says in told.err + told.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_would_not_fit_into_memory_together_are_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.play.memory_room", lambda: [Room(500 << 20, "that is all")])
+    words = ["run", "clean-dump", "--tier", "sim", "--quiet", "--runs", str(tmp_path)]
+    assert cli.main([*words, "--repeat", "20", "-j", "10"]) == 3
+    assert "10 at a time, needs" in capsys.readouterr().err
+    assert cli.main([*words, "--repeat", "1", "-j", "10"]) == 0
 
 
 def test_ctrl_c_ends_all_runs_and_leaves_nothing(tmp_path: Path) -> None:

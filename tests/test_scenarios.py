@@ -333,7 +333,7 @@ def test_steps_are_counted_on_the_tier_that_plays_and_a_miscount_is_no_bad_input
     *others, last = result.cases
     assert tiers == ["tap"]
     assert all(case.met for case in others)
-    assert (last.outcome, result.broke_down) == ("broke-down", True)
+    assert (last.outcome, result.not_judged) == ("broke-down", True)
     assert f"no step {last.sweep_value}" in last.why
 
 

@@ -51,11 +51,12 @@ def test_a_flood_of_new_keys_is_counted_under_one() -> None:
     steps=st.lists(
         st.tuples(st.integers(0, 12), st.sampled_from([0.0, 0.1, 7.0, 61.0]), st.integers(1, 9)),
         max_size=80,
-    )
+    ),
+    stopped=st.booleans(),
 )
 @PROPERTY
 def test_whatever_comes_lines_are_few_and_nothing_is_lost(
-    steps: list[tuple[int, float, int]],
+    steps: list[tuple[int, float, int]], stopped: bool
 ) -> None:
     every, burst, keys = 60.0, 4, 6
     limiter: RateLimiter[int] = RateLimiter(every, burst, keys)
@@ -73,6 +74,9 @@ def test_whatever_comes_lines_are_few_and_nothing_is_lost(
         assert len(limiter._entries) <= keys + 1
     for at in lines:
         assert sum(at <= line < at + every for line in lines) <= 2 * burst
+    if stopped:
+        told += sum(left_out for _, _, left_out in limiter.rest())
+        assert list(limiter.rest()) == []
     for _ in range(40):  # in the end everything has been told
         now += every
         told += sum(left_out for _, _, left_out in limiter.due(now))

@@ -131,6 +131,24 @@ def test_a_dump_over_real_sockets_is_exact_and_finished_is_acked_again(
         assert process.stop() == ["begin", "complete", "stopped"]
 
 
+def test_what_is_too_long_on_the_heralds_port_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    """Cut on its way in, a good message looked like one whose length lies. And what the log had
+    left out when the server stopped was never told.
+    """
+    with serving(tmp_path) as server, Client(server.address) as client:
+        for _ in range(3):
+            client.sock.sendto(vmcore(1, 0, b"x" * 1400), server.address)
+        client.herald()  # answered: so the others have been read
+        server.popen.send_signal(signal.SIGTERM)
+        out, _ = server.popen.communicate(timeout=HANG_S)
+    told = [json.loads(line) for line in out.splitlines()]
+    refused = [event for event in told if event["event"] == "refused"]
+    assert [(event["reason"], event.get("left_out")) for event in refused] == [
+        ("not-a-herald", None),
+        ("not-a-herald", 2),
+    ]
+
+
 def test_a_storm_of_heralds_opens_one_socket(tmp_path: Path) -> None:
     with serving(tmp_path) as process, Client(process.address) as client:
         before = process.sockets()

@@ -34,12 +34,6 @@ def not_applicable(why: str) -> Ruling:
     return Ruling("not-applicable", why)
 
 
-def _disturbed(seen: Evidence) -> Ruling:
-    return not_applicable(
-        f"not ruled on: the bench did not get the CPU for {seen.paused_s:.1f} s of this run"
-    )
-
-
 @dataclass(slots=True)
 class Evidence:
     """What a played case left behind."""
@@ -74,10 +68,6 @@ class Evidence:
     """Of these, those that were not acknowledged again."""
     replay_changed: list[str] = field(default_factory=list)
     server_present: bool = True
-    paused_s: float = 0.0
-    """Real time for which the bench itself did not get the CPU: what is late then may be late for
-    that reason.
-    """
 
     @property
     def complete(self) -> bool:
@@ -154,9 +144,7 @@ def panic_hygiene(seen: Evidence) -> Ruling:
 
 
 def liveness(seen: Evidence) -> Ruling:
-    if not seen.out_of_time:
-        return HELD
-    return broken(seen.out_of_time) if not seen.paused_s else _disturbed(seen)
+    return broken(seen.out_of_time) if seen.out_of_time else HELD
 
 
 def server_safety(seen: Evidence) -> Ruling:
@@ -171,8 +159,6 @@ def idempotence(seen: Evidence) -> Ruling:
     if seen.replay_changed:
         changed = ", ".join(seen.replay_changed)
         return broken(f"{seen.replayed} messages sent again changed {changed}")
-    if seen.replay_unanswered and seen.paused_s:
-        return _disturbed(seen)
     if seen.replay_unanswered:
         return broken(
             f"{seen.replay_unanswered} of {seen.replayed} messages sent again were not acknowledged"

@@ -93,7 +93,7 @@ class LinuxStory(Story):
             self._nic,
             self._machines_end(),
             stage.far_end,
-            stage.deadline_ns,
+            stage.budget,
             self._tell,
         )
         said = guest.boot(self._hardware.turn)

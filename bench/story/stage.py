@@ -7,7 +7,9 @@ time on tier ``sim``, and in real time on a tier that has to do without a TAP.
 
 Each run has a stage of its own, and nothing of one run reaches the next: namespace, TAP, server and
 dump folder are made for it and go with it. (A namespace remembers: the kernel keeps neighbours,
-frames that wait for one, and the credit of its ICMP errors.) At the run's end the server is
+frames that wait for one, and the credit of its ICMP errors. In a container that may make no
+namespace its own is shared, and there that credit is: a run soon after another may see fewer ICMP
+errors.) At the run's end the server is
 *killed*: what is left on the disk then is what a server that dies leaves.
 
     machine's NIC - LatePeer - Bystanders - Faults - wire - host - server
@@ -24,7 +26,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from bench.clock import Clock, RealClock, VirtualClock
+from bench.clock import Budget, Clock, RealClock, VirtualClock
 from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
 from bench.servers.inprocess import InProcessServer
@@ -84,7 +86,8 @@ class Stage:
     dumpdir: Path
     server_ip: str
     gateway_ip: str | None
-    deadline_ns: int
+    budget: Budget
+    """How long the run may take."""
     settle_us: int
     """The longest that an answer may take when the wire is quiet."""
     faults: Faults
@@ -115,7 +118,8 @@ class Stage:
         """Send frames to the server outside the story; what came back until it was enough.
 
         The client has ended, and the host may have forgotten its MAC: who speaks in its name also
-        answers ARP in its name. What had come before, and was left unread, answers nothing.
+        answers ARP in its name. What had come before, and was left unread, answers nothing. Turns
+        are counted, not time: while this process is stopped, the server loses none.
         """
         wire = AnswersArp(self.bare_wire, CLIENT_MAC, IPv4Address(CLIENT_IP).packed)
         for _ in range(MOST_UNREAD):
@@ -136,17 +140,23 @@ class Stage:
 
 @contextmanager
 def set_stage(
-    tier: str, host: Host, case: ResolvedCase, seed: int, folder: Path, observer: Observer
+    tier: str,
+    host: Host,
+    case: ResolvedCase,
+    seed: int,
+    folder: Path,
+    observer: Observer,
+    lost_s: Callable[[], float] = float,
 ) -> Iterator[Stage]:
     """The stage of one run; it is taken down at the end, whatever happens.
 
     ``folder`` gets ``dumps/`` and, of a server that is a process, its log. ``observer`` sees every
-    frame once, before any fault.
+    frame once, before any fault. ``lost_s``: for how long the bench has not got the CPU; none.
     """
     dumpdir = folder / "dumps"
     dumpdir.mkdir(parents=True)
     with ExitStack() as closing:
-        yield HOSTS[host](tier, case, seed, dumpdir, observer, closing)
+        yield HOSTS[host](tier, case, seed, dumpdir, observer, lost_s, closing)
 
 
 def _simulated(
@@ -155,6 +165,7 @@ def _simulated(
     seed: int,
     dumpdir: Path,
     observer: Observer,
+    lost_s: Callable[[], float],
     closing: ExitStack,
 ) -> Stage:
     clock = VirtualClock() if ROWS[tier].virtual else RealClock()
@@ -175,7 +186,7 @@ def _simulated(
         server.start()
     wire = link.machine_end
     stage = _stage(
-        tier, case, seed, dumpdir, observer, closing, clock, wire, server, host.open_socket
+        tier, case, seed, dumpdir, observer, lost_s, closing, clock, wire, server, host.open_socket
     )
 
     def far_end(now_ns: int) -> None:
@@ -195,6 +206,7 @@ def _namespaced(
     seed: int,
     dumpdir: Path,
     observer: Observer,
+    lost_s: Callable[[], float],
     closing: ExitStack,
 ) -> Stage:
     server_ip, gateway_ip = _addresses(case)
@@ -220,7 +232,7 @@ def _namespaced(
     def listen(port: int) -> Listener:
         return namespace.run(_listen, server_ip, port)
 
-    return _stage(tier, case, seed, dumpdir, observer, closing, clock, tap, server, listen)
+    return _stage(tier, case, seed, dumpdir, observer, lost_s, closing, clock, tap, server, listen)
 
 
 #: How each host of a tier's row is set up.
@@ -233,6 +245,7 @@ def _stage(
     seed: int,
     dumpdir: Path,
     observer: Observer,
+    lost_s: Callable[[], float],
     closing: ExitStack,
     clock: Clock,
     bare_wire: Wire,
@@ -263,7 +276,7 @@ def _stage(
         dumpdir=dumpdir,
         server_ip=server_ip,
         gateway_ip=gateway_ip,
-        deadline_ns=clock.now_ns() + ROWS[tier].budget_ns,
+        budget=Budget(clock, ROWS[tier].budget_ns, lost_s),
         settle_us=ROWS[tier].settle_us + 4 * case.network.latency_us,
         faults=faults,
         bystanders=bystanders,

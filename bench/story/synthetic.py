@@ -85,7 +85,7 @@ class SyntheticStory(Story):
         assert device is not None, "one of the two"
         self._device: Device = device
         self._hardware = Board(
-            stage.clock, device, self._machines_end(), stage.far_end, stage.deadline_ns, tell
+            stage.clock, device, self._machines_end(), stage.far_end, stage.budget, tell
         )
         self._code = E1000Driver(
             self._board,

@@ -52,6 +52,7 @@ PORT: Final = 20023
 #: The longest that another run may keep a shared namespace: two of its budgets.
 SHARED_TIMEOUT_S: Final = 600.0
 _SHARED_POLL_S: Final = 0.05
+_WAITING: Final = "waits for another run, which has this network namespace, to end"
 #: Abstract, so it belongs to the network namespace, and is gone with the process that has it.
 _LOCK: Final = "\0netdump-bench"
 
@@ -70,6 +71,10 @@ class NamespaceRefused(NamespaceError):
     """We may make none."""
 
 
+class NamespaceBusy(NamespaceError):
+    """Another run has the one that is shared: so that can be had."""
+
+
 class Namespace(Protocol):
     """What both have."""
 
@@ -84,10 +89,11 @@ class Namespace(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_namespace() -> Namespace:
+def open_namespace(*, wait: bool = True) -> Namespace:
     """One of our own; where we may make none, the one that we are in, if that is safe.
 
     Raises:
+        NamespaceBusy: another run has that one, and has had it for too long if we are to ``wait``.
         NamespaceError: neither will do. What, and after a semicolon what to do.
     """
     try:
@@ -95,7 +101,9 @@ def open_namespace() -> Namespace:
     except NamespaceRefused as refused:
         why, _, _ = str(refused).partition("; ")
         try:
-            return SharedNamespace()
+            return SharedNamespace(wait=wait)
+        except NamespaceBusy:
+            raise
         except NamespaceError as unsafe:
             raise NamespaceError(f"{why}, and {unsafe}") from unsafe
 
@@ -133,13 +141,13 @@ class NetNamespace:
 class SharedNamespace:
     """The network namespace that this process is in, for one run at a time. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wait: bool = True) -> None:
         if _KERNELS_OWN.exists() or not _EVERY_ONES.exists():
             cure = cures.as_root_or_user("host-network")
             raise NamespaceError(f"the network namespace here is the host's own, or may be; {cure}")
         self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._wait_for_our_turn()
+            self._take_our_turn(SHARED_TIMEOUT_S if wait else 0.0)
             _check_for_clashes()
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
@@ -163,8 +171,9 @@ class SharedNamespace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wait_for_our_turn(self) -> None:
-        deadline = time.monotonic() + SHARED_TIMEOUT_S
+    def _take_our_turn(self, patience_s: float) -> None:
+        deadline = time.monotonic() + patience_s
+        said = False
         while True:
             try:
                 self._lock.bind(_LOCK)
@@ -173,10 +182,13 @@ class SharedNamespace:
                 if error.errno != errno.EADDRINUSE:
                     raise NamespaceError(f"an abstract socket: {error.strerror}") from error
             if time.monotonic() > deadline:
-                raise NamespaceError(
-                    f"another run has had this network namespace for {SHARED_TIMEOUT_S:.0f} s;"
+                raise NamespaceBusy(
+                    f"another run has had this network namespace for {patience_s:.0f} s;"
                     " wait for its end"
                 )
+            if not said:
+                said = True
+                print(f"netdump-bench: {_WAITING}", file=sys.stderr, flush=True)
             time.sleep(_SHARED_POLL_S)
 
 
