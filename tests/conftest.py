@@ -12,10 +12,15 @@ from functools import cache
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
 from guest.linux.image import GuestImageUnavailable, guest_image
+
+#: No test asserts a speed: an example may take as long as a busy machine makes it.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 def _qemu_and_a_guest() -> Capability:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,3 +30,8 @@ def test_skips_are_told_at_the_end_with_their_number_reason_and_cure(
     count, _, reason = told[0].partition(" tests were NOT played: ")
     assert int(count) > 5
     assert reason.startswith("no qemu tier: there is no qemu-system-x86_64 on the PATH; cure: ")
+
+
+def test_no_property_test_fails_because_the_machine_is_busy() -> None:
+    """Hypothesis gives an example 200 ms, if nobody says otherwise."""
+    assert settings().deadline is None
