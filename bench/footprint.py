@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bench.runs import SNAP_ABOVE
 from bench.scenario.schema import ResolvedCase
 
 MIB: Final = 1 << 20
@@ -37,8 +38,8 @@ _REMEMBERED: Final = 181
 _CARRIED: Final = 1448
 #: Of each frame: the headers of IP, UDP and netdump.
 _HEADERS: Final = 52
-#: With more memory than this, captures keep the beginnings of frames (``runner._SNAP_ABOVE``).
-_CAPTURED: Final = 32 * MIB
+#: Bytes of a capture for each frame with data and its ack, besides the data of a whole one.
+_CAPTURED: Final = 290
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def footprint(case: ResolvedCase, tier: str, *, folder_in_memory: bool = False) 
     frames = machine.memory // min(_CARRIED, case.nic.mtu - _HEADERS)
     memory = machine.memory * size.copies + frames * _REMEMBERED + machine.arena
     if folder_in_memory:  # the dump and the capture
-        memory += machine.memory + min(machine.memory, _CAPTURED) + frames * _REMEMBERED
+        whole = machine.memory if machine.memory <= SNAP_ABOVE else 0
+        memory += machine.memory + whole + frames * _CAPTURED
     addresses = 2 * machine.memory + machine.arena
     return Footprint(tier, case.name, memory + size.programs, addresses)
 

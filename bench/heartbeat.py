@@ -22,8 +22,8 @@ BEAT_S: Final = 0.05
 #: More than this, lost within ``WINDOW_S``, is a disturbance, seconds.
 LATE_S: Final = 1.0
 WINDOW_S: Final = 10.0
-#: After a pause as long as this, whoever was waited for may rightly have given us up: FreeBSD's
-#: client waits 12 s for an ack, and other peers no longer.
+#: After a pause as long as this a peer may rightly have given us up. How long one waits is its own
+#: affair (FreeBSD's client 12 s for an ack, our server 600 s); this is below the least of them.
 GIVEN_UP_S: Final = 10.0
 
 

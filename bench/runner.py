@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
 
 from bench.capture.pcapng import PcapngWriter
 from bench.errors import BadInput
@@ -28,6 +27,7 @@ from bench.judge.netconsole import judge as judge_last_words
 from bench.judge.oracles import ORACLES, Evidence, outcome
 from bench.judge.watch import WireWatch
 from bench.progress import Progress
+from bench.runs import SNAP_ABOVE, SNAPLEN
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
 from bench.scenario.combinations import playable
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, set_stage
@@ -48,11 +48,6 @@ from bench.wire.contracts import Direction
 from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
 from nic_models.frames import Frames
-
-#: Of a machine with more memory than this, a capture keeps only the beginning of each frame: the
-#: headers of every protocol and some of the data, which is in the dump anyway.
-_SNAP_ABOVE: Final = 32 << 20
-_SNAPLEN: Final = 128
 
 
 def run_scenario(
@@ -207,7 +202,7 @@ def _run(
     overheard = NetconsoleWatch() if run.machine.netconsole else None
     disk: LiveDisk | None = None  # there is nothing to watch for before the panic
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
-        capture = PcapngWriter(file, snaplen=_SNAPLEN if run.machine.memory > _SNAP_ABOVE else 0)
+        capture = PcapngWriter(file, snaplen=SNAPLEN if run.machine.memory > SNAP_ABOVE else 0)
 
         def observe(direction: Direction, frames: Frames, notes: Mapping[int, str]) -> None:
             capture.write(direction, frames, notes)

@@ -26,6 +26,11 @@ from typing import Final, Self
 
 from bench.errors import BadInput
 
+#: Of a machine with more memory than this, a capture keeps only the beginning of each frame: the
+#: headers of every protocol and some of the data, which is in the dump anyway.
+SNAP_ABOVE: Final = 32 << 20
+SNAPLEN: Final = 128
+
 VERDICT: Final = "verdict.json"
 SCENARIO: Final = "scenario.toml"
 REPLAY: Final = "replay"

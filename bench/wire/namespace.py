@@ -71,10 +71,6 @@ class NamespaceRefused(NamespaceError):
     """We may make none."""
 
 
-class NamespaceBusy(NamespaceError):
-    """Another run has the one that is shared: so that can be had."""
-
-
 class Namespace(Protocol):
     """What both have."""
 
@@ -89,11 +85,10 @@ class Namespace(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_namespace(*, wait: bool = True) -> Namespace:
+def open_namespace() -> Namespace:
     """One of our own; where we may make none, the one that we are in, if that is safe.
 
     Raises:
-        NamespaceBusy: another run has that one, and has had it for too long if we are to ``wait``.
         NamespaceError: neither will do. What, and after a semicolon what to do.
     """
     try:
@@ -101,9 +96,7 @@ def open_namespace(*, wait: bool = True) -> Namespace:
     except NamespaceRefused as refused:
         why, _, _ = str(refused).partition("; ")
         try:
-            return SharedNamespace(wait=wait)
-        except NamespaceBusy:
-            raise
+            return SharedNamespace()
         except NamespaceError as unsafe:
             raise NamespaceError(f"{why}, and {unsafe}") from unsafe
 
@@ -141,13 +134,13 @@ class NetNamespace:
 class SharedNamespace:
     """The network namespace that this process is in, for one run at a time. A context manager."""
 
-    def __init__(self, *, wait: bool = True) -> None:
+    def __init__(self) -> None:
         if _KERNELS_OWN.exists() or not _EVERY_ONES.exists():
             cure = cures.as_root_or_user("host-network")
             raise NamespaceError(f"the network namespace here is the host's own, or may be; {cure}")
         self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._take_our_turn(SHARED_TIMEOUT_S if wait else 0.0)
+            self._wait_for_our_turn()
             _check_for_clashes()
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
@@ -171,8 +164,8 @@ class SharedNamespace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take_our_turn(self, patience_s: float) -> None:
-        deadline = time.monotonic() + patience_s
+    def _wait_for_our_turn(self) -> None:
+        deadline = time.monotonic() + SHARED_TIMEOUT_S
         said = False
         while True:
             try:
@@ -182,8 +175,8 @@ class SharedNamespace:
                 if error.errno != errno.EADDRINUSE:
                     raise NamespaceError(f"an abstract socket: {error.strerror}") from error
             if time.monotonic() > deadline:
-                raise NamespaceBusy(
-                    f"another run has had this network namespace for {patience_s:.0f} s;"
+                raise NamespaceError(
+                    f"another run has had this network namespace for {SHARED_TIMEOUT_S:.0f} s;"
                     " wait for its end"
                 )
             if not said:

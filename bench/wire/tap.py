@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bench.clock import Clock, RealClock
 from bench.wire.contracts import MINIMUM_FRAME, Capability, WireError
-from bench.wire.namespace import Namespace, NamespaceBusy, open_namespace
+from bench.wire.namespace import Namespace, open_namespace
 from bench.wire.segment import Segment, TapError, configure, offer_super_frames, open_tap, open_tun
 from bench.wire.superframe import (
     MAX_PACKET,
@@ -202,14 +202,12 @@ def can_tap() -> Capability:
     """Try it: a namespace, a TAP in it, an address, and a datagram through it."""
     try:
         os.close(open_tun())  # first: who lacks this is not helped by a namespace
-        with open_namespace(wait=False) as namespace:
+        with open_namespace() as namespace:
             wire = TapWire.open(namespace, Segment(), RealClock())
             try:
                 _hear_a_broadcast(namespace, wire)
             finally:
                 wire.close()
-    except NamespaceBusy:
-        return Capability(True, "another run has a TAP in the network namespace here just now")
     except (WireError, OSError) as error:
         # A wire's errors say what, and after a semicolon what to do.
         why, _, cure = str(error).partition("; ")
