@@ -17,7 +17,7 @@ from netdump.errors import (
     MalformedArp,
 )
 
-PROPERTY = settings(max_examples=200, deadline=None)
+PROPERTY = settings(max_examples=200)
 
 MAC = bytes.fromhex("020000000001")
 IP = bytes([198, 18, 0, 2])

@@ -640,7 +640,7 @@ def heard(draw: st.DrawFn) -> bytes:
     return bytes(frame[: draw(st.integers(0, 400))])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     name=st.sampled_from(NAMES),
     noise=st.lists(st.lists(heard(), max_size=4), max_size=12),
@@ -713,7 +713,7 @@ def test_bounds_are_checked_in_one_place(
     assert refusal(info, offset, length) == code
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     media=st.tuples(st.integers(0, 20), st.integers(0, 20)),
     offset=st.integers(0, 50),
@@ -740,7 +740,7 @@ def blocks(lengths: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return segments
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(1, 40)), min_size=1, max_size=6).map(blocks)
 )

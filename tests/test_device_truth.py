@@ -88,7 +88,6 @@ def test_no_trace_shows_a_difference_that_the_table_has_not(theirs: Theirs) -> N
 
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,  # the same traces in every run; `python -m bench.truth` has others
         database=None,
         phases=[Phase.generate],  # ``explain`` shortens: it takes out whole steps

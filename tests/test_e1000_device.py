@@ -922,7 +922,7 @@ def _guarded() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return whole, memory
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(actions=_actions, rate=st.sampled_from([None, GIGABIT, 1_000_000]), live=st.booleans())
 def test_whatever_software_writes_nothing_raises_and_nothing_outside_memory_is_touched(
     actions: list[tuple[str, object, object]], rate: int | None, live: bool
@@ -974,7 +974,7 @@ def test_whatever_software_writes_nothing_raises_and_nothing_outside_memory_is_t
     assert all(0 <= start < end <= SMALL for start, end in device.dma_writes())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     lengths=st.lists(st.integers(60, 1518), min_size=1, max_size=40),
     slots=st.sampled_from([8, 16, 32]),
@@ -1006,7 +1006,7 @@ def test_received_frames_keep_their_order_through_any_refill(
         assert got == frames
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 700), min_size=1, max_size=4), min_size=1, max_size=12),
     rate=st.sampled_from([None, 100_000_000]),

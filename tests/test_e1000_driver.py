@@ -481,7 +481,7 @@ FRAME = st.tuples(st.integers(4096, 60000), st.integers(0, 1434))
     st.sampled_from([8, 16, 24, 64]),
     st.lists(st.lists(FRAME, max_size=40), min_size=1, max_size=8),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_batches_through_any_ring_come_out_whole_and_in_order(
     ring: int, batches: list[list[tuple[int, int]]]
 ) -> None:
@@ -507,7 +507,7 @@ def test_any_batches_through_any_ring_come_out_whole_and_in_order(
 
 
 @given(st.sampled_from([8, 16, 64]), st.lists(st.integers(0, 90), min_size=1, max_size=10))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_bursts_through_any_ring_are_heard_in_order(ring: int, bursts: list[int]) -> None:
     rig = Rig(tx_ring=8, rx_ring=ring, attach=False)
     rig.die()

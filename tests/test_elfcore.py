@@ -30,7 +30,7 @@ from netdump.kdh import KernelDumpHeader
 from netdump.vmcoreinfo import vmcoreinfo_note
 from tests.server_rig import DRAWN, HOST, Rig
 
-PROPERTY = settings(max_examples=60, deadline=None)
+PROPERTY = settings(max_examples=60)
 
 TWO = (Segment(0x1000, 0x9E000), Segment(0x100000, 0xF00000))
 DIRECT_MAP = 0xFFFF_8880_0000_0000

@@ -28,7 +28,7 @@ from netdump.errors import LocalError
 from netdump.vmcoreinfo import vmcoreinfo_note
 from tests import vmcore_tools
 
-PROPERTY = settings(max_examples=200, deadline=None)
+PROPERTY = settings(max_examples=200)
 
 names = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=20)
 notes = st.builds(Note, names, st.integers(0, (1 << 32) - 1), st.binary(max_size=50))

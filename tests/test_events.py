@@ -59,7 +59,7 @@ def test_a_log_can_be_closed_twice_and_is_whole_after_an_exception(tmp_path: Pat
     assert lines(path) == [{"kind": "step", "time_ns": 1}]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1 << 62)), max_size=40))
 def test_the_same_run_gives_the_same_bytes(
     tmp_path_factory: Any, events: list[tuple[str, int]]

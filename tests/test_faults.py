@@ -182,7 +182,7 @@ RULES = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 46), max_size=5), st.integers(0, 2**32))
 def test_a_frames_fate_does_not_depend_on_how_frames_are_batched(
     cuts: list[int], seed: int
@@ -199,7 +199,7 @@ def test_a_frames_fate_does_not_depend_on_how_frames_are_batched(
     assert parts.counts == whole.counts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), max_size=8), st.integers(0, 2**32))
 def test_what_is_only_reordered_or_delayed_arrives_exactly_once(
     sizes: list[int], seed: int

@@ -251,7 +251,6 @@ NAMES = st.lists(st.sampled_from(["a", "b", "c.d", "-", "z"]), min_size=1, max_s
 
 
 @given(st.dictionaries(NAMES, st.binary(max_size=9), max_size=6), st.randoms())
-@settings(deadline=None)
 def test_the_order_of_entries_does_not_matter(files: dict[str, bytes], random: Random) -> None:
     entries = [cpio.file(name, data) for name, data in files.items()]
     below_a_file = any(a != b and b.startswith(f"{a}/") for a in files for b in files)
@@ -351,7 +350,7 @@ def test_what_is_no_such_kernel_is_told_in_a_line(made: bytes, told: str) -> Non
 
 
 @given(st.sampled_from(sorted(PACKERS)), st.integers(0), st.binary(min_size=1, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_bzimage_gives_its_kernel_or_a_typed_error(
     packer: str, where: int, damage: bytes
 ) -> None:
@@ -366,7 +365,7 @@ def test_a_damaged_bzimage_gives_its_kernel_or_a_typed_error(
 
 
 @given(st.binary(max_size=200), st.integers(0), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_elf_file_is_read_or_refused(damage: bytes, where: int, cut: bool) -> None:
     whole = elf(((PT_NOTE, note(b"Xen", 18, b"12345678")),), ((b".modinfo", b"depends=a\0"),))
     at = where % len(whole)

@@ -35,7 +35,7 @@ from netdump.inet import (
 from netdump.messages import MessageType, pack_acks, pack_headers
 from nic_models.frames import Frames
 
-PROPERTY = settings(max_examples=150, deadline=None)
+PROPERTY = settings(max_examples=150)
 
 MAC = bytes.fromhex("020000000001")
 SERVER_MAC = bytes.fromhex("020000000002")
@@ -246,7 +246,7 @@ def test_a_herald_is_the_frame_written_by_hand() -> None:
     ttl=st.sampled_from([32, 255]),
     port=st.integers(0, 65535),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_batch_of_frames_is_what_scapy_builds_one_by_one(
     payloads: list[bytes], width: int, ttl: int, port: int
 ) -> None:
@@ -455,7 +455,7 @@ GOOD = [
 )
 @example(frames=[frame for frame, _ in TROUBLE], checks=PATCH_2010, spare=0)
 @example(frames=[b"\0"], checks=Checks(), spare=0)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_batch_is_judged_as_a_plain_reading_judges_each_frame(
     frames: list[bytes], checks: Checks, spare: int
 ) -> None:

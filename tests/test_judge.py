@@ -274,7 +274,7 @@ def test_a_stored_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path: P
             compare(Image([octets(MEMORY)]), stored)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     parts=st.lists(st.binary(max_size=20), max_size=6),
     start=st.integers(0, 130),
@@ -290,7 +290,7 @@ def test_an_image_reads_as_its_parts_end_to_end(parts: list[bytes], start: int, 
 BYTE = st.sampled_from([0, 0, 1, 2])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     memory=st.lists(BYTE, max_size=600).map(bytes),
     edits=st.lists(

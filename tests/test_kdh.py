@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from netdump.errors import KdhLength, KdhMagic, KdhParity, KdhVersion, LocalError, MalformedHeader
 from netdump.kdh import KDH_SIZE, TEXT_MAGIC, KernelDumpHeader, parity_ok, parse_kdh
 
-PROPERTY = settings(max_examples=150, deadline=None)
+PROPERTY = settings(max_examples=150)
 
 HEADER = KernelDumpHeader(
     dumplength=0x1122334455667788,

@@ -33,7 +33,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     before=st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(0, 255)), max_size=20),
     after=st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(0, 255)), max_size=20),

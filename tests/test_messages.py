@@ -32,7 +32,7 @@ from netdump.messages import (
 )
 from nic_models.frames import Frames
 
-PROPERTY = settings(max_examples=150, deadline=None)
+PROPERTY = settings(max_examples=150)
 
 HERALD_LAB = bytes.fromhex("00000001 00000001 0000000000000000 00000004 00000000 6c616200")
 SECOND_FRAGMENT = bytes.fromhex("00000003 00000003 00000000000005a8 000005a8 00000000")

@@ -100,7 +100,7 @@ def test_a_snaplen_cuts_what_is_kept_and_not_what_is_told() -> None:
     assert sizes == [(10, 60), (4, 4)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.binary(max_size=90), max_size=12),
     st.dictionaries(st.integers(0, 11), st.text(max_size=20)),

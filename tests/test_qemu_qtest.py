@@ -87,7 +87,7 @@ operations = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(operations, st.lists(st.integers(1, 9), max_size=60))
 def test_reads_see_the_writes_before_them_however_the_answers_are_cut(
     todo: list[tuple[str, int, int]], cuts: list[int]

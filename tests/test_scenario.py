@@ -419,7 +419,7 @@ def _toml(value: object) -> str:
     return "{ " + ", ".join(f"{key} = {_toml(v)}" for key, v in value.items()) + " }"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(["title", "why", "case", "nic", "wire", "zzz"]), _values))
 def test_whatever_a_file_says_it_is_read_or_refused_with_lines(document: dict[str, Any]) -> None:
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in document.items())

@@ -419,7 +419,6 @@ pieces = st.lists(
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(batches=pieces)

@@ -10,7 +10,7 @@ from server.coverage import Coverage
 stretch = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda pair: tuple(sorted(pair)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(stretch, max_size=25), stretch, st.integers(0, 70))
 def test_coverage_is_a_set_of_offsets(
     stretches: list[tuple[int, int]], asked: tuple[int, int], length: int
@@ -31,7 +31,7 @@ def test_coverage_is_a_set_of_offsets(
     assert holes == set(range(length)) - model
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(stretch, max_size=40))
 def test_the_number_of_intervals_is_bounded(stretches: list[tuple[int, int]]) -> None:
     coverage = Coverage(max_intervals=3)

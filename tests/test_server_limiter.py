@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from server.limiter import OTHERS, RateLimiter
 
-PROPERTY = settings(max_examples=150, deadline=None)
+PROPERTY = settings(max_examples=150)
 
 
 def test_the_same_thing_is_told_at_once_and_its_repetitions_as_one_number() -> None:

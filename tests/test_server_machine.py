@@ -234,6 +234,5 @@ TestServerMachine = Server.TestCase
 TestServerMachine.settings = settings(
     max_examples=50,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

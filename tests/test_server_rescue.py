@@ -244,7 +244,7 @@ losses = st.sets(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     payload=st.sampled_from(DECIDABLE),
     blocks=st.lists(st.integers(1, 16), min_size=1, max_size=4),
@@ -284,7 +284,7 @@ def test_no_loss_pattern_leaves_a_hole_or_a_deadlock(
         assert server.kept == set(range(2, sent)), "the client went on over a hole"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(
     payload=st.sampled_from([1024, 1280, 1408, 1472, 1536, 1792]),
     blocks=st.lists(st.integers(1, 16), min_size=1, max_size=3),

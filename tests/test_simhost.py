@@ -224,7 +224,7 @@ def test_a_client_that_never_asked_is_asked_for_its_mac_before_it_is_answered() 
     assert bytes(ack)[42:46] == b"\0\0\0\1"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.binary(max_size=100), max_size=6), st.lists(st.integers(0, 4000), max_size=20))
 def test_no_octets_make_the_host_raise(noise: list[bytes], flips: list[int]) -> None:
     segment = Segment()

@@ -275,7 +275,7 @@ def test_steps_are_enumerated_by_a_dry_run() -> None:
 
 
 @given(st.sets(st.integers(0, 255), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_changed_page_outside_the_arena_is_found(pages: set[int]) -> None:
     victim = _DEAD
     for page in pages:
@@ -392,7 +392,7 @@ def test_a_handler_that_never_clears_its_cause_is_a_storm_not_a_hang() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(0, 65535), st.integers(0, 65535))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_datagrams_are_what_scapy_would_build(payload: bytes, source: int, port: int) -> None:
     ours = udp_frame(HERE, PEER, (source, port), payload)
     ip = IP(src="198.18.0.2", dst="198.18.0.9", id=0, flags="DF", ttl=64)

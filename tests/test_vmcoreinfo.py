@@ -37,7 +37,7 @@ def test_the_kernel_tells_of_itself_in_lines() -> None:
 
 
 @given(st.binary(max_size=80) | st.text("AB_-()=0a.\n\r\0é ", max_size=40).map(str.encode))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_octets_are_lines_or_a_typed_error(text: bytes) -> None:
     with suppress(MalformedNotes):  # anything else fails here
         info = parse_vmcoreinfo(text)

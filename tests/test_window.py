@@ -182,7 +182,7 @@ def test_a_dead_peer_ends_a_window_within_its_polls() -> None:
     assert link.polls < 10 * (3 + 1) + 20
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     losses=st.sets(st.tuples(st.integers(0, 299), st.integers(0, 3)), max_size=150),
     ack_losses=st.sets(st.tuples(st.integers(0, 299), st.integers(0, 3)), max_size=150),
@@ -199,7 +199,7 @@ def test_whatever_is_lost_a_window_delivers_everything(
     assert link.most_in_flight <= limit
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sets(st.tuples(st.integers(0, 45), st.integers(0, 3)), max_size=60))
 def test_whatever_is_lost_sound_stop_and_wait_delivers_a_chunk(
     losses: set[tuple[int, int]],

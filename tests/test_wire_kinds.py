@@ -52,7 +52,7 @@ def test_bytes_beyond_a_frames_length_are_not_believed() -> None:
     assert [KINDS[code] for code in classify(frames)] == ["vmcore", "other"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.binary(max_size=80), max_size=6))
 def test_any_octets_are_classified(frames: list[bytes]) -> None:
     assert len(kinds_of(frames)) == len(frames)

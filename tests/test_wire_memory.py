@@ -63,7 +63,7 @@ def test_a_closed_link_is_silent() -> None:
     assert len(link.host_end.receive()) == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**4)), max_size=30),
     st.integers(0, 10**6),
