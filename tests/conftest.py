@@ -6,6 +6,7 @@ for each reason: those of all workers together (pytest-xdist).
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,11 @@ from guest.linux.image import GuestImageUnavailable, guest_image
 #: No test asserts a speed: an example may take as long as a busy machine makes it.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+# A shell's background job (`make test &`, nohup, some CI) ignores Ctrl-C, and so would all that it
+# starts: the tests that press Ctrl-C need children that do not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _qemu_and_a_guest() -> Capability:
