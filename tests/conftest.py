@@ -23,8 +23,8 @@ from guest.linux.image import GuestImageUnavailable, guest_image
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
-# A shell's background job (`make test &`, nohup, some CI) ignores Ctrl-C, and so would all that it
-# starts: the tests that press Ctrl-C need children that do not.
+# A background job of a shell (`make test &`) ignores Ctrl-C, and so would all that it starts: the
+# tests that press Ctrl-C need children that do not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -102,9 +102,9 @@ def test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_and_130() 
 def test_these_tests_pass_where_the_shell_ignores_ctrl_c_too() -> None:
     """A background job of a shell does, and hands that down to all that it starts."""
     pressed = "test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_and_130"
-    pytest_again = f"{sys.executable} -m pytest -q -n 0 {__file__}::{pressed}"
+    pytest_again = [sys.executable, "-m", "pytest", "-q", "-n", "0", f"{__file__}::{pressed}"]
     done = subprocess.run(
-        ["sh", "-c", f"trap '' INT; exec {pytest_again}"],
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *pytest_again],
         capture_output=True,
         text=True,
         timeout=HANG_S,

@@ -145,7 +145,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             cwd=here,
             env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
         )
         started.append(Run(process, tmp_path / "runs"))
         return started[-1]
