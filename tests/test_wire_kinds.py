@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.wire.kinds import KINDS, classify
+from bench.wire.kinds import KINDS, are_acks, are_messages, classify
 from nic_models.frames import Frames
 from tests import wire_frames as wf
 
@@ -56,3 +56,35 @@ def test_bytes_beyond_a_frames_length_are_not_believed() -> None:
 @given(st.lists(st.binary(max_size=80), max_size=6))
 def test_any_octets_are_classified(frames: list[bytes]) -> None:
     assert len(kinds_of(frames)) == len(frames)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 60), st.binary(max_size=2)), max_size=6)
+)
+def test_the_quick_looks_say_what_classify_says(wounds: list[tuple[int, int, bytes]]) -> None:
+    """Real frames with a wound each: whatever it makes of them, both come to the same."""
+    sound = [
+        *(wf.datagram(wf.message(kind, 1), dport=40000) for kind in (wf.HERALD, wf.KDH, wf.KEY)),
+        *(wf.vmcore(2), wf.datagram(wf.message(wf.FINISHED, 5), dport=40000), wf.ack(5)),
+        wf.arp_request(),
+    ]
+    frames = [
+        sound[which][:at] + octets + sound[which][at + len(octets) :]
+        for which, at, octets in wounds
+    ]
+    batch, kinds = Frames.of(frames), kinds_of(frames)
+    assert are_acks(batch).tolist() == [kind == "ack" for kind in kinds]
+    messages = [kind in ("herald", "vmcore", "kdh", "key", "finished") for kind in kinds]
+    # A frame from a client's port to a client's port is both; by its direction it is told apart.
+    both = (are_acks(batch) & are_messages(batch)).tolist()
+    assert [one or two for one, two in zip(messages, both, strict=True)] == (
+        are_messages(batch).tolist()
+    )
+
+
+def test_no_frames_are_nothing() -> None:
+    nothing = Frames.of([])
+    assert not len(classify(nothing))
+    assert not are_acks(nothing).any()
+    assert not are_messages(nothing).any()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
-from bench.wire.kinds import CODE, MESSAGES, classify
+from bench.wire.kinds import are_acks, are_messages
 from netdump.messages import ACK_SIZE, HEADER, HEADER_SIZE, MessageType
 from nic_models.frames import Frames
 
@@ -69,7 +69,7 @@ class WireWatch:
         if data.shape[1] < _UDP_PAYLOAD + HEADER_SIZE:
             return
         # By port and by type: before the panic the machine may have sent anything from that port.
-        mine = np.isin(classify(frames), MESSAGES)
+        mine = are_messages(frames)
         mine &= frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE
         heads = np.ascontiguousarray(data[:, _UDP_PAYLOAD : _UDP_PAYLOAD + HEADER_SIZE])
         rows = heads.view(HEADER)[:, 0]
@@ -127,7 +127,7 @@ class WireWatch:
         if data.shape[1] < _UDP_PAYLOAD + ACK_SIZE:
             return _NO_SEQNOS, []
         length = (data[:, 38].astype(np.int64) << 8) | data[:, 39]
-        said = (classify(frames) == CODE["ack"]) & (length >= 8 + ACK_SIZE)
+        said = are_acks(frames) & (length >= 8 + ACK_SIZE)
         said &= (data[:, :12] == self._to_client).all(axis=1)
         said &= frames.lengths >= _UDP_PAYLOAD - 8 + length
         stock = said & (length == 8 + ACK_SIZE)

@@ -22,8 +22,6 @@ KINDS: Final = (
     "netconsole",
 )
 CODE: Final = {name: code for code, name in enumerate(KINDS)}
-#: What a client tells its server.
-MESSAGES: Final = [CODE[kind] for kind in ("herald", "finished", "vmcore", "kdh", "key")]
 
 #: Message type on the wire -> kind; what lies beyond the last type is other.
 _BEYOND: Final = max(MessageType) + 1
@@ -39,32 +37,68 @@ _BY_TYPE[MessageType.EKCD_KEY] = CODE["key"]
 NETCONSOLE_PORTS: Final = (6665, 6666)
 
 _WORDS: Final = 23  # big-endian 16-bit words up to the end of the message type, byte 46
-_ETHERTYPE, _IP_VERSION, _IP_FRAGMENT, _IP_PROTOCOL = 6, 7, 10, 11
-_UDP_SOURCE, _UDP_DESTINATION, _TYPE_HIGH, _TYPE_LOW = 17, 18, 21, 22
+_ETHERTYPE, _UDP_SOURCE, _UDP_DESTINATION, _TYPE_LOW = 6, 17, 18, 22
+#: Word -> (the bits that matter, what they are): IPv4 without options, no fragment, UDP.
+_UDP: Final = {6: (0xFFFF, 0x0800), 7: (0xFF00, 0x4500), 10: (0x3FFF, 0), 11: (0xFF, 17)}
+_MESSAGE: Final = _UDP | {17: (0xFFFF, CLIENT_PORT), 21: (0xFFFF, 0)}
+_ACK: Final = _UDP | {18: (0xFFFF, CLIENT_PORT)}
+_UDP_SIZE, _MESSAGE_SIZE, _ARP_SIZE = 42, 46, 42
+
+Pattern = tuple[slice, NDArray[np.uint16], NDArray[np.uint16]]
+
+
+def _pattern(of: dict[int, tuple[int, int]]) -> Pattern:
+    """Such a table for all rows at once: which words, their bits that matter, what they are."""
+    span = range(min(of), max(of) + 1)
+    masks, values = zip(*(of.get(word, (0, 0)) for word in span), strict=True)
+    return slice(span.start, span.stop), np.array(masks, np.uint16), np.array(values, np.uint16)
+
+
+_IS_UDP, _IS_MESSAGE, _IS_ACK = _pattern(_UDP), _pattern(_MESSAGE), _pattern(_ACK)
 
 
 def classify(frames: Frames) -> NDArray[np.uint8]:
     """Kind codes, uint8 (n,), of a batch of Ethernet frames of either direction."""
+    kinds = np.zeros(len(frames), np.uint8)
     if not len(frames):
-        return np.zeros(0, np.uint8)
+        return kinds
     words = leading_words(frames, _WORDS)
-    ethertype = words[:, _ETHERTYPE]
-    udp = (
-        (ethertype == 0x0800)
-        & (words[:, _IP_VERSION] >> 8 == 0x45)
-        & (words[:, _IP_FRAGMENT] & 0x3FFF == 0)
-        & (words[:, _IP_PROTOCOL] & 0xFF == 17)
-        & (frames.lengths >= 42)
-    )
-    message = udp & (words[:, _UDP_SOURCE] == CLIENT_PORT) & (frames.lengths >= 46)
-    number = np.where(words[:, _TYPE_HIGH] == 0, words[:, _TYPE_LOW], np.uint16(_BEYOND))
-    kinds = np.where(message, _BY_TYPE[np.minimum(number, _BEYOND)], np.uint8(CODE["other"]))
+    which, kind = _messages(words, frames.lengths)
+    kinds[which] = kind[which]
+    udp = _matches(words, _IS_UDP) & (frames.lengths >= _UDP_SIZE)
     kinds[udp & (words[:, _UDP_DESTINATION] == CLIENT_PORT)] = CODE["ack"]
     source, destination = NETCONSOLE_PORTS
     to_console = (words[:, _UDP_SOURCE] == source) & (words[:, _UDP_DESTINATION] == destination)
     kinds[udp & to_console] = CODE["netconsole"]
-    kinds[(ethertype == 0x0806) & (frames.lengths >= 42)] = CODE["arp"]
+    kinds[(words[:, _ETHERTYPE] == 0x0806) & (frames.lengths >= _ARP_SIZE)] = CODE["arp"]
     return kinds
+
+
+def are_messages(frames: Frames) -> NDArray[np.bool_]:
+    """Which of them are what a client tells its server, bool (n,): by port and by type."""
+    which, kind = _messages(leading_words(frames, _WORDS), frames.lengths)
+    theirs: NDArray[np.bool_] = which & (kind != CODE["other"])
+    return theirs
+
+
+def are_acks(frames: Frames) -> NDArray[np.bool_]:
+    """Which of them ``classify`` calls acks, bool (n,)."""
+    words = leading_words(frames, _WORDS)
+    return _matches(words, _IS_ACK) & (frames.lengths >= _UDP_SIZE)
+
+
+def _messages(
+    words: NDArray[np.uint16], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Which come from a client's port; and what kind each would be, going by its type alone."""
+    which = _matches(words, _IS_MESSAGE) & (lengths >= _MESSAGE_SIZE)
+    return which, _BY_TYPE[np.minimum(words[:, _TYPE_LOW], _BEYOND)]
+
+
+def _matches(words: NDArray[np.uint16], pattern: Pattern) -> NDArray[np.bool_]:
+    where, masks, values = pattern
+    found: NDArray[np.bool_] = ((words[:, where] & masks) == values).all(axis=1)
+    return found
 
 
 def leading_words(frames: Frames, count: int) -> NDArray[np.uint16]:
