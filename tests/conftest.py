@@ -23,10 +23,13 @@ from guest.linux.image import GuestImageUnavailable, guest_image
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
-# A background job of a shell (`make test &`) ignores Ctrl-C, and so would all that it starts: the
-# tests that press Ctrl-C need children that do not.
+# A background job of a shell (`make test &`) ignores Ctrl-C, and one of nohup ignores that its
+# terminal is closed. So would all that they start: the tests that do either need children that do
+# not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _qemu_and_a_guest() -> Capability:

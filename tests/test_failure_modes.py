@@ -99,12 +99,20 @@ def test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_and_130() 
     assert json.loads(done.stdout)["status"] == 130
 
 
-def test_these_tests_pass_where_the_shell_ignores_ctrl_c_too() -> None:
-    """A background job of a shell does, and hands that down to all that it starts."""
-    pressed = "test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_and_130"
-    pytest_again = [sys.executable, "-m", "pytest", "-q", "-n", "0", f"{__file__}::{pressed}"]
+@pytest.mark.parametrize(
+    ("ignored", "test"),
+    [
+        ("INT", "test_ctrl_c_while_the_command_is_still_being_imported_is_one_line_and_130"),
+        ("HUP", "test_a_server_whose_terminal_is_closed_ends_in_good_order"),
+    ],
+)
+def test_these_tests_pass_where_the_shell_ignores_a_signal_too(ignored: str, test: str) -> None:
+    """A background job ignores Ctrl-C, and nohup that the terminal is closed; all that they start
+    does so too.
+    """
+    pytest_again = [sys.executable, "-m", "pytest", "-q", "-n", "0", f"{__file__}::{test}"]
     done = subprocess.run(
-        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *pytest_again],
+        ["sh", "-c", f"trap '' {ignored}; exec \"$@\"", "sh", *pytest_again],
         capture_output=True,
         text=True,
         timeout=HANG_S,

@@ -58,6 +58,11 @@ hostile = st.one_of(
 )
 
 
+def wrapped(seqno: int) -> int:
+    """As a client's own counter of 32 bits has it."""
+    return seqno & 0xFFFFFFFF
+
+
 class Server(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -117,27 +122,36 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: self.sockets)
     @rule(data=st.data(), first=st.integers(0, UNITS - 1), count=st.integers(1, UNITS))
     def sends_data(self, data: st.DataObject, first: int, count: int) -> None:
-        session = data.draw(st.sampled_from(sorted(self.sockets)))
+        self.data_of(data.draw(st.sampled_from(sorted(self.sockets))), first, count)
+
+    def data_of(self, session: int, first: int, count: int) -> None:
         image = IMAGES[self.sockets[session]]
         units = range(first, min(first + count, UNITS))
         base = self.base(session)
-        batch = [vmcore(base + n, n * UNIT, image[n * UNIT : (n + 1) * UNIT]) for n in units]
+        batch = [
+            vmcore(wrapped(base + n), n * UNIT, image[n * UNIT : (n + 1) * UNIT]) for n in units
+        ]
         for ack in self.send(session, batch):
             if session in self.foreign:
                 continue
-            offset = (ack - base) * UNIT
+            offset = wrapped(ack - base) * UNIT
             self.acked.setdefault(session, {})[offset] = image[offset : offset + UNIT]
 
     @precondition(lambda self: self.sockets)
     @rule(data=st.data())
     def ends_its_dump(self, data: st.DataObject) -> None:
-        session = data.draw(st.sampled_from(sorted(self.sockets)))
+        self.end_of(data.draw(st.sampled_from(sorted(self.sockets))))
+
+    def end_of(self, session: int) -> bool:
+        """Whether the server has confirmed it."""
         base = self.base(session)
-        self.send(session, [kdh(base + UNITS, KernelDumpHeader(dumplength=LENGTH))])
-        if self.send(session, [finished(base + UNITS + 1)]):
-            state = self.core.sessions[session]
-            assert state.state is State.COMPLETE
-            assert session in self.foreign or state.vmcore.coverage.holes(LENGTH) == []
+        self.send(session, [kdh(wrapped(base + UNITS), KernelDumpHeader(dumplength=LENGTH))])
+        if not self.send(session, [finished(wrapped(base + UNITS + 1))]):
+            return False
+        state = self.core.sessions[session]
+        assert state.state is State.COMPLETE
+        assert session in self.foreign or state.vmcore.coverage.holes(LENGTH) == []
+        return True
 
     # -- and all the others ------------------------------------------------------------------
 
@@ -224,10 +238,23 @@ class Server(RuleBasedStateMachine):
             if known is None or known.state not in (State.RECEIVING, State.COMPLETE) or not parts:
                 continue
             offset, octets = next(iter(parts.items()))
-            seqno = self.base(session) + offset // UNIT
+            seqno = wrapped(self.base(session) + offset // UNIT)
             again = [vmcore(seqno, offset, octets)]
             acks = self.core.receive(session, *block(again), self.now)
             assert self.named(acks, again) == [seqno]
+
+
+def test_a_dump_whose_sequence_numbers_begin_anew_in_its_middle_is_stored_like_any_other() -> None:
+    for offer in (0, OFFER):
+        server = Server()
+        server.sends_a_herald(0, wrapped(-UNITS // 2), False, offer)
+        (session,) = server.sockets
+        server.data_of(session, 0, UNITS)
+        assert sorted(server.acked[session]) == [n * UNIT for n in range(UNITS)]
+        server.what_was_acknowledged_is_acknowledged_again()
+        assert server.end_of(session)
+        server.every_acknowledged_byte_is_on_the_disk()
+        server.teardown()
 
 
 TestServerMachine = Server.TestCase

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,22 @@ def test_stopped_it_ends_in_good_order_even_when_it_was_paused(server: ServerPro
     server.pause()
     server.stop()
     assert server.status == 0
+
+
+def test_it_starts_beside_more_than_a_thousand_open_files(
+    namespace: NetNamespace, tmp_path: Path
+) -> None:
+    """select(2) knows no descriptor beyond 1023, and a bench may have that many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 4096), before[1]))
+    with ExitStack() as closing:
+        closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        for _ in range(1024):
+            closing.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        with ServerProcess(
+            namespace, tmp_path, tmp_path / "server.log", bind="127.0.0.1"
+        ) as server:
+            assert server.running
 
 
 def test_one_that_cannot_start_shows_the_command_and_what_it_printed(

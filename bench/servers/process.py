@@ -82,7 +82,9 @@ class ServerProcess:
                 finally:
                     os.close(tell_ready)
             # It says where it listens, or ends: either way the pipe becomes readable.
-            came, _, _ = select.select([ready], [], [], START_TIMEOUT_S)
+            answer = select.poll()  # select(2) knows no descriptor beyond 1023
+            answer.register(ready, select.POLLIN)
+            came = answer.poll(START_TIMEOUT_S * 1000)
             if came and os.read(ready, 64):
                 return
         finally:
