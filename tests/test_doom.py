@@ -18,9 +18,12 @@ from bench.runner import run_scenario
 from bench.scenario import parse_scenario
 from bench.story.doom import Doom
 from bench.verdict import CaseResult
-from nic_models.e1000.registers import Reg
 from nic_models.frames import Frames
 from tests import wire_frames as wf
+from tests.fakes import IdleSilicon
+
+#: A doorbell.
+TAIL = 0x10
 
 
 class Recorder:
@@ -42,7 +45,7 @@ class Recorder:
         self.closed += 1
 
 
-class Silicon:
+class Silicon(IdleSilicon):
     def __init__(self, wire: Recorder) -> None:
         self._wire = wire
 
@@ -58,7 +61,7 @@ class Silicon:
         frames, self._wire.to_send = self._wire.to_send, Frames.empty()
         return frames
 
-    def receive(self, frames: Frames) -> None:
+    def deliver(self, frames: Frames) -> None:
         self._wire.accesses.append("receive")
 
 
@@ -119,6 +122,7 @@ def test_a_lost_machine_does_nothing_any_more() -> None:
     board = Board(
         clock,
         Silicon(wire),
+        {TAIL: "tail"},
         Doom(wire, 2, lose),
         lambda _: None,
         Budget(clock, 10**9),
@@ -126,15 +130,15 @@ def test_a_lost_machine_does_nothing_any_more() -> None:
     )
     wire.to_send = Frames.of(DATA[:5])
     with pytest.raises(MachineLost, match="lost its power after 2 frames"):
-        board.write32(Reg.TDT, 5)
+        board.write32(TAIL, 5)
     assert wire.sent == DATA[:2]
     wire.accesses.clear()
     wire.to_send = Frames.of(DATA[5:])
     for act in (
         board.turn,
-        lambda: board.read32(Reg.STATUS),
-        lambda: board.write32(Reg.TDT, 6),
-        lambda: board.write32(Reg.RCTL, 0),
+        lambda: board.read32(0),
+        lambda: board.write32(TAIL, 6),
+        lambda: board.write32(0x20, 0),
         lambda: board.delay_us(1000),
     ):
         with pytest.raises(MachineLost, match="lost its power"):

@@ -118,7 +118,7 @@ class Rig:
         return unpack(self.device.transmit(now_ns))
 
     def arrive(self, frames: Sequence[bytes]) -> None:
-        self.device.receive(Frames.of(frames))
+        self.device.deliver(Frames.of(frames))
 
     def count(self, name: str) -> int:
         return self.device.snapshot()[name]
@@ -614,7 +614,7 @@ def test_short_frames_arrive_padded_as_from_a_wire() -> None:
     rig = Rig()
     data = np.full((1, 80), 0xEE, np.uint8)  # what lies beyond a row's length means nothing
     data[0, :42] = np.frombuffer(frame(42), np.uint8)
-    rig.device.receive(Frames(data, np.array([42]), np.array([0])))
+    rig.device.deliver(Frames(data, np.array([42]), np.array([0])))
     assert rig.rx_data(0) == frame(42) + bytes(18)
 
 
@@ -964,7 +964,7 @@ def test_whatever_software_writes_nothing_raises_and_nothing_outside_memory_is_t
             assert (np.diff(frames.time_ns) >= 0).all()
         elif what == "frames":
             assert isinstance(first, list)
-            device.receive(Frames.of(first, now))
+            device.deliver(Frames.of(first, now))
         else:
             device.set_link(bool(first))
         event = device.next_event_ns()

@@ -24,12 +24,14 @@ from guest.synthetic import (
     SyntheticMachine,
 )
 from netdump.contracts import DebugnetMethods, TxBatch
+from nic_models.contracts import Mode
 from nic_models.e1000.bringup import NicFailed
 from nic_models.e1000.descriptors import RX_ERRORS, RX_STATUS
 from nic_models.e1000.device import E1000Device
-from nic_models.e1000.driver import LIVE_RING, E1000Driver, Mode
+from nic_models.e1000.driver import LIVE_RING, E1000Driver
 from nic_models.e1000.registers import CTRL, RCTL, Reg
 from nic_models.frames import Frames
+from nic_models.narrow import DwordRegisters
 
 MAC = bytes.fromhex("02000a000001")
 PEER_MAC = bytes.fromhex("02000a000002")
@@ -38,7 +40,7 @@ PEER = Endpoint(PEER_MAC, bytes([198, 18, 0, 9]))
 BROADCAST = b"\xff" * 6
 
 
-class SpyMmio:
+class SpyMmio(DwordRegisters):
     """The device's registers, and who touched which since ``forget``."""
 
     def __init__(self, device: E1000Device) -> None:
@@ -96,7 +98,7 @@ class Rig:
         return [frames.bytes_of(i) for i in range(len(frames))]
 
     def hear(self, *frames: bytes) -> None:
-        self.device.receive(Frames.of(frames))
+        self.device.deliver(Frames.of(frames))
 
     def die(self, cpu: int = 0) -> None:
         self.machine.panic("the test asked for it", cpu)
@@ -197,7 +199,7 @@ _MTA = range(Reg.MTA, Reg.MTA + 512)
 
 def test_a_nic_that_never_leaves_its_reset_is_given_up() -> None:
     @dataclass
-    class Stuck:
+    class Stuck(DwordRegisters):
         waited: int = 0
 
         def read32(self, offset: int) -> int:

@@ -232,9 +232,8 @@ def test_a_frame_that_qemu_takes_while_the_truth_is_read_is_the_nics_doing(
         machine: SyntheticMachine, cause: str | None = None, cpu: int | None = None
     ) -> None:
         panic(machine, cause, cpu)
-        nic = stories[-1]._theirs
-        assert nic is not None
-        nic.receive(Frames.of([late]))
+        nic = stories[-1]._silicon
+        nic.deliver(Frames.of([late]))
         assert nic.settle(HANG_S)
 
     monkeypatch.setattr(SyntheticStory, "live", remembered)

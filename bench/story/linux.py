@@ -32,8 +32,7 @@ from netdump.elfcore import LINUX
 from netdump.elfnotes import CORE, VMCOREINFO, build_notes, parse_notes
 from netdump.kdh import KernelDumpHeader
 from netdump.vmcoreinfo import direct_map, parse_vmcoreinfo
-from nic_models.e1000.driver import E1000Driver, Mode
-from nic_models.e1000.registers import Reg
+from nic_models.contracts import Driver, Mode, Silicon
 from nic_models.frames import Frames
 
 #: How long the guest talks before it is crashed, seconds.
@@ -46,8 +45,6 @@ PEER_PORT: Final = 9
 _DATAGRAM: Final = 2048
 #: A prefix that holds every address of the story.
 _PREFIX: Final = 24
-#: Registers that tell in which state the panic left the NIC.
-_FOUND: Final = ("RCTL", "TCTL", "IMS", "TDH", "TDT", "RDH", "RDT")
 
 
 class LinuxStory(Story):
@@ -56,7 +53,10 @@ class LinuxStory(Story):
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         machine = case.machine
+        assert self._family.on_qemu is not None, "the tier was tried"
+        self._on_qemu = self._family.on_qemu
         self._config = LinuxConfig(
+            nic=self._on_qemu.device,
             image=guest_image(choice=case.kernel),  # built before the run: ``play.probes_for``
             memory_size=machine.memory,
             arena_size=machine.arena,
@@ -79,18 +79,23 @@ class LinuxStory(Story):
         return self._hardware
 
     @property
-    def _driver(self) -> E1000Driver:
+    def _driver(self) -> Driver:
         return self._code
+
+    @property
+    def _silicon(self) -> Silicon:
+        return self._nic
 
     def boot(self) -> None:
         stage = self._stage
         guest = stage.closing.enter_context(LinuxGuest(self._config, stage.folder, start_child))
         self._guest = guest
         self.emulator = guest.vm
-        self._nic = QemuNic(guest.vm, stage.clock)
+        self._nic = QemuNic(guest.vm, self._on_qemu, stage.clock)
         self._hardware = Board(
             stage.clock,
             self._nic,
+            self._family.doorbells,
             self._machines_end(),
             stage.far_end,
             stage.budget,
@@ -118,20 +123,20 @@ class LinuxStory(Story):
             panic_mbufs=POOL_A_DESCRIPTOR * case.nic.tx_ring,
             delay_us=board.delay_us,
         )
-        self._code = E1000Driver(
+        self._code = self._family.driver(
             board,
             self.machine.memory,
             self.machine,
-            mode=Mode[case.nic.mode.upper()],
+            mode=Mode(case.nic.mode),
             mtu=case.nic.mtu,
             tx_ring=case.nic.tx_ring,
             rx_ring=case.nic.rx_ring,
             tx_zone=self._zone_of(self.machine),
         )
         self.client = NetdumpClient(self._profile, self.machine.memory, self._image(core))
-        self._nic.enable()
-        self._reach = self._nic.reach()
-        found = {name: self._nic.read32(Reg[name]) for name in _FOUND}
+        self._nic.power_on()
+        self._nic.machine_died()
+        found = self._nic.state()
         self._tell("nic as the panic left it", **found)
         self._notes.append(
             "The guest's own NIC, as the panic left it: "
@@ -182,12 +187,6 @@ class LinuxStory(Story):
             while True:
                 heard.append(self._listener.recv(_DATAGRAM).decode("utf-8", "replace"))
         return [] if forget else heard
-
-    def _written_by_nic(self) -> list[tuple[int, int]]:
-        return self._changed(self._reach)
-
-    def _at_rest(self) -> bool:
-        return self._nic.settle()
 
     def _peer_speaks(self, count: int) -> None:
         """Datagrams from the host to the guest, spread over its last moments and beyond."""

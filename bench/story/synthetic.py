@@ -13,12 +13,12 @@ from typing import Final
 
 import numpy as np
 
-from bench.board import Board, Device
-from bench.qemu_nic import LIVE_SETTLE_S, QemuNic
+from bench.board import Board
+from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
-from bench.story.told import POOL_A_DESCRIPTOR, Story, Tell, Told
+from bench.story.told import LIVE_SETTLE_S, POOL_A_DESCRIPTOR, Story, Tell
 from guest.qemu.vm import Vm, halted
 from guest.synthetic import (
     Endpoint,
@@ -29,8 +29,7 @@ from guest.synthetic import (
 )
 from netdump.client import NetdumpClient
 from netdump.dumper import DumpImage
-from nic_models.e1000.device import E1000Device
-from nic_models.e1000.driver import E1000Driver, Mode
+from nic_models.contracts import Driver, Mode, Silicon
 from nic_models.frames import Frames
 
 #: Rounds of network load before the panic.
@@ -52,16 +51,17 @@ class SyntheticStory(Story):
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         nic, wanted = case.nic, case.machine
-        on_qemu = stage.tier == "qemu"
-        if on_qemu:
+        on_qemu = self._family.on_qemu if stage.tier == "qemu" else None
+        if on_qemu is not None:
             size = PC_BASE + wanted.memory + wanted.arena
-            vm = Vm(halted(-(-size >> 20) << 20, mac=CLIENT_MAC), stage.folder, start_child)
+            pc = halted(-(-size >> 20) << 20, nic=on_qemu.device, mac=CLIENT_MAC)
+            vm = Vm(pc, stage.folder, start_child)
             self.emulator = stage.closing.enter_context(vm)
         self.machine: SyntheticMachine = SyntheticMachine(
             MachineConfig(
                 memory_size=wanted.memory,
                 arena_size=wanted.arena,
-                base=PC_BASE if on_qemu else 0,
+                base=0 if on_qemu is None else PC_BASE,
                 cpus=wanted.cpus,
                 seed=seed,
                 hostname=wanted.hostname,
@@ -72,26 +72,27 @@ class SyntheticStory(Story):
             buffer=None if self.emulator is None else self.emulator.ram,
         )
         machine = self.machine
-        self._ours: E1000Device | None = None
-        self._theirs: QemuNic | None = None
-        if self.emulator is None:
+        line = machine.interrupt_line
+        self._nic: Silicon
+        if self.emulator is None or on_qemu is None:
             rate = nic.rate if stage.tier == "sim" else None
-            buffer = machine.memory.buffer
-            self._ours = E1000Device(buffer, CLIENT_MAC, machine.interrupt_line, rate)
+            self._nic = self._family.silicon(machine.memory.buffer, CLIENT_MAC, line, rate)
         else:
-            self._theirs = QemuNic(self.emulator, stage.clock, machine.interrupt_line)
-            self._theirs.enable()
-        device = self._ours or self._theirs
-        assert device is not None, "one of the two"
-        self._device: Device = device
+            self._nic = QemuNic(self.emulator, on_qemu, stage.clock, line)
         self._hardware = Board(
-            stage.clock, device, self._machines_end(), stage.far_end, stage.budget, tell
+            stage.clock,
+            self._nic,
+            self._family.doorbells,
+            self._machines_end(),
+            stage.far_end,
+            stage.budget,
+            tell,
         )
-        self._code = E1000Driver(
+        self._code = self._family.driver(
             self._board,
             machine.memory,
             machine,
-            mode=Mode[nic.mode.upper()],
+            mode=Mode(nic.mode),
             mtu=nic.mtu,
             promiscuous=nic.promiscuous,
             tx_ring=nic.tx_ring,
@@ -106,14 +107,17 @@ class SyntheticStory(Story):
         return self._hardware
 
     @property
-    def _driver(self) -> E1000Driver:
+    def _driver(self) -> Driver:
         return self._code
+
+    @property
+    def _silicon(self) -> Silicon:
+        return self._nic
 
     # -- ordinary life -----------------------------------------------------------------------
 
     def boot(self) -> None:
-        if self._ours is not None:
-            self._ours.set_link(True)
+        self._silicon.power_on()
         self._driver.attach()
 
     def live(self) -> str:
@@ -176,10 +180,9 @@ class SyntheticStory(Story):
 
     def _panic(self, late: list[bytes]) -> None:
         """The machine dies; ``late``: what its peer says then, which does not know."""
-        if self._theirs is not None:
-            # It works beside us. A frame that it takes while the truth is read is in one of the
-            # buffers that are its own now, and will be its own no more.
-            self._reach = self._theirs.reach()
+        # QEMU works beside us. A frame that it takes while the truth is read is in one of the
+        # buffers that are its own now, and will be its own no more.
+        self._silicon.machine_died()
         wanted = self._case.machine
         self.machine.panic(wanted.panic, cpu=wanted.panic_cpu)
         now = self._stage.clock.now_ns()
@@ -188,16 +191,14 @@ class SyntheticStory(Story):
 
     def _peer_speaks(self, load: NetworkLoad) -> None:
         now = self._stage.clock.now_ns()
-        self._device.receive(Frames.of(load.peer_frames(FRAMES_A_ROUND), now))
-        if self._theirs is not None:
-            self._theirs.settle(LIVE_SETTLE_S)
-            self._turn()
+        self._silicon.deliver(Frames.of(load.peer_frames(FRAMES_A_ROUND), now))
+        self._silicon.settle(LIVE_SETTLE_S)
+        self._turn()
 
     def _turn(self) -> None:
         """The hardware's turn in ordinary life; it is over when its interrupt has come, if any."""
         self._board.turn()
-        if self._theirs is not None:
-            self._theirs.await_interrupt()
+        self._silicon.await_interrupt()
 
     def _work(self, load: NetworkLoad, what: str) -> None:
         if what == "interrupt":
@@ -205,24 +206,6 @@ class SyntheticStory(Story):
             load.interrupt_round()
         else:
             load.send_round()
-
-    # -- the panic and after -----------------------------------------------------------------
-
-    def dump(self, struck: str) -> Told:
-        if self._ours is not None:
-            self._ours.forget_dma_writes()
-        if self._theirs is not None:
-            self._theirs.stop_watching_interrupts()
-        return super().dump(struck)
-
-    def _written_by_nic(self) -> list[tuple[int, int]]:
-        arena = self.machine.memory.arena[0]
-        if self._ours is not None:
-            return [(start, end) for start, end in self._ours.dma_writes() if start < arena]
-        return self._changed(self._reach)  # QEMU keeps no log
-
-    def _at_rest(self) -> bool:
-        return self._theirs is None or self._theirs.settle()
 
     def _end(self, how: str) -> None:
         if self.emulator is not None:

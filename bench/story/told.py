@@ -25,6 +25,7 @@ from typing import Final, NoReturn
 import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
+from bench.parts import nic_family
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.stage import CLIENT_IP, Stage
@@ -38,13 +39,18 @@ from netdump.contracts import Event
 from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
 from netdump.profiles import PROFILES, Profile
-from nic_models.e1000.driver import E1000Driver
+from nic_models.contracts import Driver, Silicon
+from nic_models.family import NicFamily
 
 #: 2010-10-13 11:04:57 UTC, when the review was answered; a clock would make runs differ.
 DUMP_TIME: Final = 1_286_967_897
 VERSION: Final = "netdump-bench synthetic kernel\n"
 #: Buffers that debugnet sets aside: ncl x (4 + nrxr), for one ring of 1024 (kern_mbuf.c).
 POOL_A_DESCRIPTOR: Final = 5
+#: The longest that a NIC is given to take a frame. One that can't receive never takes it.
+AT_REST_S: Final = 0.2
+#: The same where it can receive, and will: as long as a hang.
+LIVE_SETTLE_S: Final = 60.0
 #: How often the hardware gets its turn while nobody has taken it over.
 DEAD_TURN_US: Final = 1000
 
@@ -110,6 +116,7 @@ class Story(ABC):
         self._stage = stage
         self._seed = seed
         self._tell = tell
+        self._family: NicFamily = nic_family(case.nic.model)
         self._profile = profile_of(case)
         self._notes: list[str] = []
         self._nic_wrote: list[tuple[int, int]] | None = None
@@ -128,15 +135,11 @@ class Story(ABC):
 
     @property
     @abstractmethod
-    def _driver(self) -> E1000Driver: ...
+    def _driver(self) -> Driver: ...
 
+    @property
     @abstractmethod
-    def _written_by_nic(self) -> list[tuple[int, int]]:
-        """[start, end): dumped memory that the NIC wrote to since the panic."""
-
-    @abstractmethod
-    def _at_rest(self) -> bool:
-        """Whether the NIC, which nobody has stopped yet, writes nothing until the next turn."""
+    def _silicon(self) -> Silicon: ...
 
     @abstractmethod
     def _end(self, how: str) -> None:
@@ -197,13 +200,13 @@ class Story(ABC):
         """Called before and after each takeover: what has the NIC written to memory?
 
         What it writes before a driver stops it is nobody's fault; what it writes later is the
-        driver's. Where there is a log of it that line is exact. Where there is none, memory is
-        compared, and the NIC must have come to rest: where it still has frames to take (QEMU's
-        e1000 lets them wait for a second at times), it is looked at when it has been taken over.
+        driver's. So memory is compared where the NIC can have written, and the NIC must have come
+        to rest: where it still has frames to take (QEMU's e1000 lets them wait for a second at
+        times), it is looked at when it has been taken over.
         """
-        if self._nic_wrote is not None or not (taken_over or self._at_rest()):
+        if self._nic_wrote is not None or not (taken_over or self._silicon.settle(AT_REST_S)):
             return
-        self._nic_wrote = self._written_by_nic()
+        self._nic_wrote = self._changed(self._silicon.reach())
         truth = self.machine.truth
         assert truth is not None, "there was a panic"
         for start, end in self._nic_wrote:
@@ -255,9 +258,7 @@ class Story(ABC):
 class Takeover(BoardNic):
     """Lets ``take_stock`` look before and after the driver takes the NIC over."""
 
-    def __init__(
-        self, driver: E1000Driver, board: Board, take_stock: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, driver: Driver, board: Board, take_stock: Callable[[bool], None]) -> None:
         super().__init__(driver, board)
         self._take_stock = take_stock
 

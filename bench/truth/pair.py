@@ -119,7 +119,7 @@ class Ours:
         self.device.write32(register, value)
 
     def arrive(self, frames: Sequence[bytes]) -> None:
-        self.device.receive(Frames.of(frames))
+        self.device.deliver(Frames.of(frames))
 
     def link(self, up: bool) -> None:
         self.device.set_link(up)

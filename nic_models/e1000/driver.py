@@ -27,10 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, Literal
 
-from nic_models.contracts import DmaMemory, Kernel, Mbufs, Mmio, TxBatch
+from nic_models.contracts import DmaMemory, Kernel, Mbufs, Mmio, Mode, TxBatch
 from nic_models.e1000 import bringup
 from nic_models.e1000.live_rings import LiveRxRing, LiveTxRing
 from nic_models.e1000.panic_rings import RX_BUFFER, PanicRxRing, PanicTxRing
@@ -51,13 +50,6 @@ _ENABLED: Final = int(INT.TXDW | INT.LSC | INT.RXDMT0 | INT.RXO | INT.RXT0)
 #: Plain ints: an IntEnum costs a call each time it is hashed or passed on.
 _TDT: Final = int(Reg.TDT)
 _RDT: Final = int(Reg.RDT)
-
-
-class Mode(Enum):
-    """What the driver does about its locks in a panic."""
-
-    POLLED = "polled"
-    LOCKED = "locked"
 
 
 @dataclass(slots=True)
