@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import doctor
-from bench.errors import BadInput, BenchError, MachineLacks
+from bench.errors import BadInput, BenchError, MachineLacks, nearest
 from bench.guests import with_kernel
 from bench.play import MAX_SEED, play, replay, require_room_for
 from bench.progress import Progress, make_progress
@@ -39,7 +39,6 @@ from bench.scenario import (
     expand_cases,
     list_scenarios,
     load_scenario,
-    nearest,
     only_profile,
 )
 from bench.tiers import first_choice, missing_packages

@@ -1,25 +1,155 @@
-"""Parts by their names: found by their entry points, ours like anybody else's.
+"""Parts by their names: found by their entry points, or in a file, ours like anybody else's.
 
 group                     what an entry is
 netdump_bench.nics        a ``nic_models.family.NicFamily``
+netdump_bench.machines    a ``bench.kinds.MachineKind``
+netdump_bench.servers     a ``bench.kinds.ServerKind``
+netdump_bench.clients     a ``bench.kinds.ClientKind``
+
+``FILE.py:NAME`` is the object called NAME that the file makes when it is run.
 """
 
 from __future__ import annotations
 
+import sys
+import traceback
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Final
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Generic, TypeVar
 
+from bench.errors import BadInput, nearest
+from bench.kinds import ClientKind, MachineKind, ServerKind
 from nic_models.family import NicFamily
 
-NICS: Final = "netdump_bench.nics"
 #: What a scenario has that names none.
 DEFAULT_NIC: Final = "e1000"
+DEFAULT_MACHINE: Final = "synthetic"
+DEFAULT_SERVER: Final = "netdump-bench"
+DEFAULT_CLIENT: Final = "profile"
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf(Generic[P]):
+    """All parts of one sort."""
+
+    what: str
+    """In a sentence: "no ... is called so"."""
+    group: str
+    type: type[P]
+
+    def names(self) -> list[str]:
+        """Of the registered ones, sorted."""
+        return sorted(_registered(self.group))
+
+    def find(self, name: str, base: Path) -> P:
+        """The part of that name, or of ``FILE.py:NAME``, whose path starts at ``base``.
+
+        Raises:
+            BadInput: there is none, or it can't be loaded, or it is something else.
+        """
+        if _is_file(name):
+            path, _, attribute = name.rpartition(":")
+            return self._checked(_from_file(Path(base, path).absolute(), attribute), name)
+        entry = _registered(self.group).get(name)
+        if entry is None:
+            names = self.names()
+            raise BadInput(
+                f'no {self.what} is named "{name}"{nearest(name, names)}'
+                f" ({', '.join(names)}, or FILE.py:NAME)"
+            )
+        return self._checked(_loaded(entry), name)
+
+    def _checked(self, found: Any, name: str) -> P:
+        if not isinstance(found, self.type):
+            raise BadInput(
+                f"{name} is no {self.what}: it is a {type(found).__name__},"
+                f" not a {self.type.__name__}"
+            )
+        return found
+
+
+NICS: Final = Shelf("family of NICs", "netdump_bench.nics", NicFamily)
+MACHINES: Final = Shelf("kind of machine", "netdump_bench.machines", MachineKind)
+SERVERS: Final = Shelf("kind of server", "netdump_bench.servers", ServerKind)
+CLIENTS: Final = Shelf("kind of client", "netdump_bench.clients", ClientKind)
+
+
+def nic_family(name: str, base: Path = Path()) -> NicFamily:
+    """The family of that name."""
+    return NICS.find(name, base)
+
+
+def load_object(text: str, base: Path) -> Any:
+    """What ``FILE.py:NAME`` stands for. Raises ``BadInput``."""
+    path, _, attribute = text.rpartition(":")
+    return _from_file(Path(base, path).absolute(), attribute)
+
+
+def absolute_name(name: str, base: Path) -> str:
+    """The same part's name wherever the reader stands: a file's path is made absolute."""
+    if not _is_file(name):
+        return name
+    path, _, attribute = name.rpartition(":")
+    return f"{Path(base, path).absolute()}:{attribute}"
+
+
+def _is_file(name: str) -> bool:
+    return ".py:" in name or "/" in name
 
 
 @cache
-def nic_family(name: str) -> NicFamily:
-    """The family of that name; the grammar has refused a name that is none."""
-    (entry,) = entry_points(group=NICS, name=name)
-    family: NicFamily = entry.load()
-    return family
+def _registered(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+@cache
+def _loaded(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:  # somebody else's code, which may do anything
+        raise BadInput(f"{entry.name} ({entry.value}) can't be loaded: {_last(error)}") from error
+
+
+@cache
+def _module(path: Path) -> ModuleType:
+    """A file of the user's, run once."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    spec = spec_from_file_location(f"netdump_bench_part_{abs(hash(path)):x}", path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{path}: no Python file: its name must end in .py")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the same
+        del sys.modules[spec.name]
+        raise BadInput(f"{path}: {_last(error, path)}") from error
+    return module
+
+
+def _from_file(path: Path, name: str) -> Any:
+    module = _module(path)
+    if not hasattr(module, name):
+        names = [known for known in vars(module) if not known.startswith("_")]
+        raise BadInput(f"{path} has no {name}{nearest(name, names)}")
+    return getattr(module, name)
+
+
+def _last(error: Exception, path: Path | None = None) -> str:
+    """An exception in one line, and where it rose in the file."""
+    where = ""
+    if isinstance(error, SyntaxError):
+        where = f"line {error.lineno}: "
+    else:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if path is not None and frame.filename == str(path):
+                where = f"line {frame.lineno}: "
+    text = traceback.format_exception_only(error)[-1].strip()
+    return f"{where}{text}"

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from bench.repeat import Repeated, differences, rows
 from bench.scenario.values import show_ranges, show_size
+from bench.tiers import ROWS
 from bench.verdict import BROKE_DOWN, DISTURBED, NOT_JUDGED, ORACLES, CaseResult, RunResult
 
 WIDTH: Final = 100
@@ -189,7 +190,7 @@ def _style(met: bool) -> str:
 
 
 def _sent(case: CaseResult, tier: str) -> str:
-    clock = "virtual seconds" if tier == "sim" else "s"
+    clock = "virtual seconds" if ROWS[tier].virtual else "s"
     text = f"{show_size(case.dump_bytes)} in {case.seconds:.3g} {clock}"
     if case.outcome not in ("complete", "silent-hole"):
         text = f"of {show_size(case.dump_bytes)} not all; it ended after {case.seconds:.3g} {clock}"
@@ -335,7 +336,7 @@ def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
         text = f"{len(those)} {name}" + (f" at {where}" * (len(outcomes) > 1)) + "."
         yield Paragraph("end", _sentences(text, OUTCOMES.get(outcome, "")))
     total = sum(run.seconds for run in runs)
-    clock = "virtual seconds" if tier == "sim" else "s"
+    clock = "virtual seconds" if ROWS[tier].virtual else "s"
     frames, again = sum(r.frames for r in runs), sum(r.retransmissions for r in runs)
     size = f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all"
     yield Paragraph("sent", f"{size}, {_on_the_wire(frames, again)}.")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from bench.assemble import make_story, why_not
 from bench.capture.pcapng import PcapngWriter
 from bench.errors import BadInput
 from bench.events import EventLog
@@ -26,14 +27,13 @@ from bench.judge.netconsole import NetconsoleWatch
 from bench.judge.netconsole import judge as judge_last_words
 from bench.judge.oracles import ORACLES, Evidence, outcome
 from bench.judge.watch import WireWatch
+from bench.kinds import Host
 from bench.progress import Progress
 from bench.runs import SNAP_ABOVE, SNAPLEN
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
-from bench.scenario.combinations import playable
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, set_stage
-from bench.story.synthetic import NoSuchStep, SyntheticStory
-from bench.story.told import Story, Tell, Told
-from bench.tiers import ROWS, Host
+from bench.story.told import NoSuchStep, Told
+from bench.tiers import ROWS
 from bench.verdict import (
     BROKE_DOWN,
     DISTURBED,
@@ -69,8 +69,8 @@ def run_scenario(
     runs: list[ResolvedCase] = []
     counted: set[str] = set()
     for case in expand_cases(scenario):
-        if not playable(case, tier):
-            says = f"'{case.group}': its Linux guest needs tier qemu"
+        if why := why_not(case, tier):
+            says = f"'{case.group}': {why}"
             result.not_played += [] if says in result.not_played else [says]
             continue
         if case.sweep_over is None or case.sweep_value is not None:
@@ -108,23 +108,14 @@ def _every(
         _beating(tier) as beat,
         set_stage(tier, host, case, seed, dry, _nobody, beat.lost_s) as stage,
     ):
-        steps = SyntheticStory(case, stage, seed, _silent).count_steps()
+        count = case.machine_part.kind.count_steps
+        assert count is not None, "the rules refuse it"
+        steps = count(case, stage, seed)
     shutil.rmtree(dry)
     return with_values(case, range(steps))
 
 
-def _story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> Story:
-    if case.machine.kind == "synthetic":
-        return SyntheticStory(case, stage, seed, tell)
-    from bench.story.linux import LinuxStory  # needs QEMU's libraries: only who plays it pays
-
-    return LinuxStory(case, stage, seed, tell)
-
-
 def _nobody(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -> None: ...
-
-
-def _silent(_kind: str, **_fields: object) -> None: ...
 
 
 def _played(
@@ -199,7 +190,7 @@ def _run(
     """One run; ``closing`` takes what is to be given back when it has been judged."""
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
-    overheard = NetconsoleWatch() if run.machine.netconsole else None
+    overheard = NetconsoleWatch() if _has_last_words(run) else None
     disk: LiveDisk | None = None  # there is nothing to watch for before the panic
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
         capture = PcapngWriter(file, snaplen=SNAPLEN if run.machine.memory > SNAP_ABOVE else 0)
@@ -219,7 +210,7 @@ def _run(
             def tell(kind: str, **fields: object) -> None:
                 events.emit(kind, stage.clock.now_ns(), **fields)
 
-            story = _story(run, stage, seed, tell)
+            story = make_story(run, stage, seed, tell)
             closing.callback(story.give_back)
             try:
                 story.boot()
@@ -251,6 +242,10 @@ def _run(
         result = _judge(run, told, stage, watch, evidence)
     result.paused_s, result.longest_pause_s = paused_s, longest_pause_s
     return result
+
+
+def _has_last_words(run: ResolvedCase) -> bool:
+    return run.machine_part.kind.last_words(run.machine_part.options)
 
 
 # --- judgement ------------------------------------------------------------------------------------
@@ -296,7 +291,7 @@ def _judge(
         netconsole=last_words,
         wire=_wire_deeds(stage),
         violations=seen.violations,
-        notes=_notes(run, told, watch, seen),
+        notes=_notes(told, watch, seen),
     )
     if seen.comparison is not None and result.outcome == "silent-hole":
         holes = seen.comparison.holes
@@ -356,17 +351,14 @@ def _page_count(pages: set[int]) -> str:
     return "1 page" if len(pages) == 1 else f"{len(pages)} pages"
 
 
-def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
+def _notes(told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
     notes: list[str] = []
     if seen.comparison is not None and seen.claims_success:
         notes += [
             f"The hole at {hole.start:#x}: {watch.history(hole.start)}; the client moved on."
             for hole in seen.comparison.holes[:2]
         ]
-    if run.machine.kind == "linux":
-        notes.append(f"The guest died {told.struck}.")
-    elif run.machine.panic_during != "idle":
-        notes.append(f"The panic struck {told.struck}.")
+    notes += [told.death] if told.death else []
     if told.nic_wrote:
         pages = _pages(told)
         notes.append(

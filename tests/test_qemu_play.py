@@ -43,7 +43,7 @@ CASE = '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
         ('memory = "128 MiB"\npanic_during = "transmit"', "", "machine.panic_during"),
         ('memory = "128 MiB"\nstarve_mbufs = true', "", "machine.starve_mbufs"),
         ('memory = "128 MiB"\nnetconsole = true', "", "machine.netconsole"),
-        ('memory = "128 MiB"', 'mode = "locked"', "nic.mode: nobody in a Linux guest ever holds"),
+        ('memory = "128 MiB"', 'mode = "locked"', "nic.mode: in a Linux guest our driver's locks"),
         ('memory = "128 MiB"\ncrash = "nmmi"', "", 'did you mean "nmi"?'),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_tier_on_which_no_case_can_be_played_is_refused() -> None:
 
 def test_only_a_guest_boots_again_after_a_reset() -> None:
     text = f'{HEAD}[machine]\nlost = "reset"\n{CASE}'
-    with pytest.raises(ScenarioError, match=r"machine\.lost: only a Linux guest"):
+    with pytest.raises(ScenarioError, match=r"machine\.lost: a synthetic machine does not boot again"):
         parse_scenario(text, "made", "made.toml")
 
 
@@ -83,7 +83,7 @@ def test_a_guest_that_cant_be_had_costs_the_tier_and_only_where_it_is_demanded_t
     monkeypatch.setattr("bench.qemu_nic.can_qemu", lambda: Capability(True, "works"))
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
     story = load_scenario("takeover-live-rings")
-    probes = {**probes_for(story, Path("runs")), "tap": lambda: Capability(True, "works")}
+    probes = {**probes_for(story, "qemu", Path("runs")), "tap": lambda: Capability(True, "works")}
     choice = choose_tier(story, None, probes)
     assert choice.tier == "tap"
     assert choice.why == ("not qemu: no Linux guest: no mirror answers (cure: plug the cable in)")
@@ -112,7 +112,7 @@ def test_without_memory_for_it_no_guest_is_made(monkeypatch: pytest.MonkeyPatch)
     made: list[object] = []
     monkeypatch.setattr("guest.linux.image.guest_image", lambda **chosen: made.append(chosen))
     with pytest.raises(MachineLacks, match="MiB"):
-        probes_for(load_scenario("nmi-panic"), Path("runs"))
+        probes_for(load_scenario("nmi-panic"), "qemu", Path("runs"))
     assert not made
 
 
@@ -127,7 +127,7 @@ def test_why_there_is_no_tap_is_said_once() -> None:
 
 def test_a_story_without_a_guest_asks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
-    assert probes_for(load_scenario("clean-dump"), Path("runs")) is not None
+    assert probes_for(load_scenario("clean-dump"), "tap", Path("runs")) is not None
 
 
 def test_make_is_told_which_packages_a_story_lacks(

@@ -80,8 +80,8 @@ def test_the_alias_story_expects_28_holes_of_46_and_none_where_somebody_helps() 
     stock, rescued, ours = runs[:46], runs[46:92], runs[92:]
     holes = [r.sweep_value for r in stock if r.expect.outcome == "silent-hole"]
     assert holes == [46 + k for k in (*range(14), *range(32, 46))]
-    assert not stock[0].server.rescue
-    assert rescued[0].server.rescue
+    assert not stock[0].server_part.options.rescue
+    assert rescued[0].server_part.options.rescue
     assert {r.expect.outcome for r in (*rescued, *ours)} == {"complete"}
     assert [r.wire.fault[0].index for r in stock] == [(46 + i,) for i in range(46)]
 
@@ -95,7 +95,7 @@ def test_a_short_file_plays_the_plain_story() -> None:
     assert (run.nic.model, run.nic.mode, run.nic.rate) == ("e1000", "polled", 10**9)
     assert run.server.present
     assert not run.wire.fault
-    assert run.machine.panic_at is None
+    assert run.machine_part.options.panic_at is None
 
 
 def test_a_case_overrides_only_what_it_names() -> None:
@@ -107,8 +107,11 @@ def test_a_case_overrides_only_what_it_names() -> None:
     )
     first, second = expand_cases(parse_scenario(text, "x", "x.toml"))
     assert (first.machine.memory, first.machine.cpus) == (2 << 20, 2)
-    assert (first.server.rescue, first.server.strict_finish) == (False, True)
-    assert (second.machine.memory, second.server.rescue) == (1 << 20, True)
+    assert (first.server_part.options.rescue, first.server_part.options.strict_finish) == (
+        False,
+        True,
+    )
+    assert (second.machine.memory, second.server_part.options.rescue) == (1 << 20, True)
 
 
 def test_a_sweep_over_panic_steps_waits_for_the_runner_to_count_them() -> None:
@@ -120,7 +123,7 @@ def test_a_sweep_over_panic_steps_waits_for_the_runner_to_count_them() -> None:
     (case,) = expand_cases(parse_scenario(text, "x", "x.toml"))
     assert (case.sweep_over, case.sweep_value) == ("panic-step", None)
     runs = with_values(case, range(4))
-    assert [run.machine.panic_at for run in runs] == [0, 1, 2, 3]
+    assert [run.machine_part.options.panic_at for run in runs] == [0, 1, 2, 3]
     assert [run.expect.outcome for run in runs] == ["complete", "failed", "failed", "complete"]
     assert runs[0].name == "netdump2-panic-step-000"
     assert {run.group for run in runs} == {"netdump2"}
@@ -223,7 +226,7 @@ IMPOSSIBLE: list[tuple[str, str, str]] = [
     (
         "success without a server",
         "[server]\npresent = false\n" + CASE,
-        "nobody claims success where there is no server",
+        "there is no server, so no dump is claimed",
     ),
     (
         "a sweep with nothing to lose",

@@ -19,6 +19,7 @@ from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import Scenario, list_scenarios, load_scenario, parse_scenario
 from bench.story.synthetic import SyntheticStory
+from bench.tiers import ROWS, Row
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
 from tests.patience import HANG_S
@@ -321,17 +322,17 @@ def test_steps_are_counted_on_the_tier_that_plays_and_a_miscount_is_no_bad_input
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A life that takes another course than when it was counted is the bench's own breakdown."""
-    tiers: list[str] = []
+    rows: list[Row] = []
     count = SyntheticStory.count_steps
 
     def one_too_many(story: SyntheticStory) -> int:
-        tiers.append(story._stage.tier)
+        rows.append(story._stage.row)
         return count(story) + 1
 
     monkeypatch.setattr(SyntheticStory, "count_steps", one_too_many)
     result = played(made(SWEEP, "tap"), "tap", tmp_path / "runs")
     *others, last = result.cases
-    assert tiers == ["tap"]
+    assert rows == [ROWS["tap"]]
     assert all(case.met for case in others)
     assert (last.outcome, result.not_judged) == ("broke-down", True)
     assert f"no step {last.sweep_value}" in last.why

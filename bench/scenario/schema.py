@@ -16,13 +16,13 @@ mistakes in them explained, by ``load.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Final, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     StrictBool,
@@ -30,6 +30,8 @@ from pydantic import (
     StrictStr,
 )
 
+from bench.kinds import ClientKind, MachineKind, Replaced, ServerKind
+from bench.parts import DEFAULT_CLIENT, DEFAULT_MACHINE, DEFAULT_NIC, DEFAULT_SERVER
 from bench.scenario.values import (
     Count,
     parse_chance,
@@ -39,13 +41,19 @@ from bench.scenario.values import (
     parse_rate,
     parse_size,
 )
+from bench.table import PartTable, Table
 from bench.verdict import OracleName
 from guest.linux.sources import KernelChoice
+from nic_models.family import NicFamily
 
 Tier = Literal["tap", "qemu", "sim"]
 ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
 Outcome = Literal["complete", "silent-hole", "false-success", "failed", "deadlock", "lost"]
 FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack", "netconsole"]
+
+Replaceable = Literal["nic", "server", "client"]
+
+K = TypeVar("K", MachineKind, ServerKind, ClientKind)
 
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
 PROFILES: Final[tuple[str, ...]] = get_args(ProfileName)
@@ -60,14 +68,6 @@ def _one_or_more(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-def _step(value: object) -> str | int | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError(f"{value!r} is not a step: write its name or its number, counted from 0")
-
-
 def _sweep_values(value: object) -> tuple[int, ...] | None:
     if value == "every":
         return None
@@ -76,39 +76,18 @@ def _sweep_values(value: object) -> tuple[int, ...] | None:
     return parse_ranges(value)
 
 
-def _path(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/") or "\0" in value or len(value) > 1023:
-        raise ValueError("the server takes a relative path of at most 1023 bytes, without '..'")
-    return value
-
-
 Size = Annotated[int, BeforeValidator(parse_size)]
 Ranges = Annotated[tuple[int, ...], BeforeValidator(parse_ranges)]
 Expected = Annotated[Count | None, PlainValidator(parse_count)]
 
 
-class Table(BaseModel):
-    """Strict and immutable: unknown keys and wrong types are refused."""
+class Machine(PartTable):
+    """The machine that dies. What only one kind has is in its own table (``bench/machines``)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Machine(Table):
-    """The machine that dies."""
-
-    kind: Literal["synthetic", "linux"] = "synthetic"
-    """Grown from the seed, or a real Linux guest, which only the tier qemu has."""
-    crash: Literal["nmi", "sysrq", "break", "keyboard", "oom"] = "nmi"
-    """How a Linux guest is made to panic."""
-    notice: Literal["pvpanic", "console"] = "pvpanic"
-    """How the bench learns of it."""
-    netconsole: StrictBool = False
-    """The Linux guest also sends its log over the network, with its own polled path."""
+    kind: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_MACHINE
     memory: Annotated[Size, Field(ge=64 << 10, le=64 << 30, multiple_of=4096)] = 16 << 20
     arena: Annotated[Size, Field(ge=256 << 10, le=1 << 30, multiple_of=4096)] = 4 << 20
     """Set aside at boot for the panic: all that the dump may use for rings, headers, buffers."""
-    zero_pages: StrictBool = True
-    """Whether some pages hold only zeros, as in a real machine: a hole there can't be seen."""
     cpus: Annotated[StrictInt, Field(ge=1, le=256)] = 4
     hostname: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=r"^[\w.-]+$")] = (
         "victim"
@@ -116,14 +95,8 @@ class Machine(Table):
     panic: Annotated[StrictStr, Field(min_length=1, max_length=174)] = (
         "page fault in kernel mode (the bench asked for it)"
     )
-    panic_cpu: Annotated[StrictInt, Field(ge=0)] = 0
     load: Literal["none", "light", "heavy"] = "light"
     """Ordinary network traffic before the panic."""
-    panic_during: Literal["idle", "transmit", "interrupt"] = "idle"
-    panic_at: Annotated[str | int | None, PlainValidator(_step)] = None
-    """Before which step of that work: its name, or its number from 0. None = before the first."""
-    starve_mbufs: StrictBool = False
-    """The ordinary allocator has nothing left."""
     dead_time_ms: Annotated[StrictInt, Field(ge=0, le=60_000)] = 0
     """How long the NIC goes on by itself before the panic path takes it over."""
     lost: Literal["power", "reset"] | None = None
@@ -135,7 +108,8 @@ class Machine(Table):
 class Nic(Table):
     """The card, and how its driver is used after the panic."""
 
-    model: Literal["e1000"] = "e1000"
+    model: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_NIC
+    """A family of NICs: a registered one, or ``FILE.py:NAME``."""
     mode: Literal["polled", "locked"] = "polled"
     promiscuous: StrictBool = False
     rate: Annotated[int, BeforeValidator(parse_rate)] = 10**9
@@ -154,28 +128,17 @@ class Network(Table):
     """One way."""
 
 
-class Server(Table):
-    """The dump server."""
+class Server(PartTable):
+    """The dump server. What only one kind has is in its own table (``bench/servers``)."""
 
+    kind: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_SERVER
     present: StrictBool = True
-    rescue: StrictBool = True
-    """Holds acks that a stock client would take for those of other frames."""
-    strict_finish: StrictBool = True
-    """Does not acknowledge FINISHED while the dump has holes."""
-    max_dump: Annotated[Size | None, Field(ge=4096)] = None
 
 
-class Client(Table):
-    """Overrides of the profile's own numbers."""
+class Client(PartTable):
+    """The dump client. What only one kind has is in its own table (``bench/clients``)."""
 
-    polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
-    retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
-    window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
-    footer: StrictBool | None = None
-    """Send a second copy of the header after the data: it lets a server confirm the tail."""
-    selective_acks: StrictBool | None = None
-    """Offer to take one ack for many frames; only our server takes the offer."""
-    path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
+    kind: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_CLIENT
 
 
 class Fault(Table):
@@ -254,7 +217,8 @@ class Expect(Table):
 class Case(Table):
     """One client profile in this story. Of its sections only the keys that it sets count."""
 
-    profile: ProfileName
+    profile: ProfileName | None = None
+    """Every case of ours names one; a client of another kind has none."""
     name: Annotated[StrictStr, Field(min_length=1, max_length=60)] | None = None
     machine: Machine = Machine()
     nic: Nic = Nic()
@@ -263,6 +227,8 @@ class Case(Table):
     client: Client = Client()
     wire: Wire = Wire()
     sweep: Sweep | None = None
+    fixed: tuple[Replaceable, ...] = ()
+    """Parts that can't be replaced here: without this very one the case says nothing."""
     expect: Expect
 
 
@@ -286,6 +252,15 @@ class Document(Table):
 
 
 @dataclass(frozen=True, slots=True)
+class Part(Generic[K]):
+    """A case's part: which kind, and with which options of its own."""
+
+    kind: K
+    options: Any
+    """An instance of ``kind.options``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario file, read and found good."""
 
@@ -299,6 +274,10 @@ class Scenario:
     """Play only these profiles' cases; None = all."""
     kernel: KernelChoice | None = None
     """The Linux guests' kernel; None = the distribution's."""
+    base: FilePath = FilePath()
+    """Where the file's relative paths start."""
+    replaced: Mapping[Replaceable, Replaced] = field(default_factory=dict)
+    """Parts that stand in for the file's own."""
 
     @property
     def title(self) -> str:
@@ -325,7 +304,8 @@ class ResolvedCase:
     """Unlike any other in its scenario, and fit for a folder's name."""
     group: str
     """The case in the file that it comes from, in its own words: a sweep's runs share it."""
-    profile: ProfileName
+    profile: str
+    """Of our client; another's is called by its kind."""
     machine: Machine
     nic: Nic
     network: Network
@@ -333,8 +313,14 @@ class ResolvedCase:
     client: Client
     wire: Wire
     expect: Expect
+    machine_part: Part[MachineKind]
+    server_part: Part[ServerKind]
+    client_part: Part[ClientKind]
+    family: NicFamily
     sweep_over: Literal["lost-frame", "panic-step"] | None = None
     sweep_value: int | None = None
     """None, with ``sweep_over`` given: every value; ``with_values`` makes the runs."""
     kernel: KernelChoice | None = None
     """``Scenario.kernel``."""
+    forbidden: str = ""
+    """Why it is not played with the parts that the user asked for; empty: it is."""

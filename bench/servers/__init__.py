@@ -55,3 +55,7 @@ class DumpServer(Protocol):
     def fd_count(self) -> int:
         """Open descriptors, to see leaks; 0 when it doesn't live."""
         ...
+
+    def trouble(self) -> list[str]:
+        """What it did that no server may do, a sentence each: ended, or raised."""
+        ...

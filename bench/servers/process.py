@@ -23,6 +23,8 @@ from bench.wire.namespace import Namespace
 START_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 120.0
 _TAIL: Final = 4_000
+#: Characters of what it printed that a verdict quotes.
+_LAST: Final = 500
 
 
 class ServerLaunchFailure(Exception):
@@ -125,6 +127,14 @@ class ServerProcess:
         if self._child is None or not self.running:
             return 0
         return len(os.listdir(f"/proc/{self._child.pid}/fd"))
+
+    def trouble(self) -> list[str]:
+        output = self.output()
+        if not self.running:
+            return [f"the server ended with status {self.status}: {output[-_LAST:].strip()}"]
+        if "Traceback" in output:
+            return [f"the server raised: {output[output.index('Traceback') :][:_LAST]}"]
+        return []
 
     @property
     def pid(self) -> int | None:

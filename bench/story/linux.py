@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board
+from bench.machines.linux import LinuxOptions
 from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
@@ -53,6 +54,7 @@ class LinuxStory(Story):
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         machine = case.machine
+        self._own: LinuxOptions = case.machine_part.options
         assert self._family.on_qemu is not None, "the tier was tried"
         self._on_qemu = self._family.on_qemu
         self._config = LinuxConfig(
@@ -64,14 +66,14 @@ class LinuxStory(Story):
             address=f"{CLIENT_IP}/{_PREFIX}",
             accelerator=accelerator(start_child).name,
             cpus=machine.cpus,
-            pvpanic=machine.notice == "pvpanic",
+            pvpanic=self._own.notice == "pvpanic",
             promiscuous=case.nic.promiscuous,
             hostname=machine.hostname,
             load=stage.server_ip if machine.load == "heavy" else "",
-            netconsole=_netconsole(stage.server_ip) if machine.netconsole else "",
+            netconsole=_netconsole(stage.server_ip) if self._own.netconsole else "",
         )
         self._listener: Listener | None = None
-        if machine.netconsole:
+        if self._own.netconsole:
             self._listener = stage.closing.enter_context(stage.listen(NETCONSOLE_PORTS[1]))
 
     @property
@@ -112,7 +114,7 @@ class LinuxStory(Story):
         guest.rest(LIFE_S[wanted.load], board.turn)
         self._last_words(forget=True)
         before = len(guest.console.text)
-        panic = guest.crash(wanted.crash, board.turn)
+        panic = guest.crash(self._own.crash, board.turn)
         self._console = guest.console.text[before:]
         self._netconsole = self._last_words()
         self._panic_message = panic.message
@@ -146,7 +148,7 @@ class LinuxStory(Story):
         self._tell("parked", at=guest.park())
         self._peer_speaks(PEER_FRAMES[wanted.load])  # it does not know
         return (
-            f"of {wanted.crash}; {panic.noticed_by} told of it after {panic.seconds:.2f} s:"
+            f"of {self._own.crash}; {panic.noticed_by} told of it after {panic.seconds:.2f} s:"
             f" {panic.message or '(it left no message)'}"
         )
 
@@ -167,6 +169,9 @@ class LinuxStory(Story):
             notes=build_notes(notes),
             direct_map=direct,
         )
+
+    def _death(self, struck: str) -> str:
+        return f"The guest died {struck}."
 
     def _header(self) -> KernelDumpHeader:
         header = super()._header()

@@ -14,11 +14,12 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board
+from bench.machines.synthetic import SyntheticOptions
 from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
-from bench.story.told import LIVE_SETTLE_S, POOL_A_DESCRIPTOR, Story, Tell
+from bench.story.told import LIVE_SETTLE_S, POOL_A_DESCRIPTOR, NoSuchStep, Story, Tell, Told
 from guest.qemu.vm import Vm, halted
 from guest.synthetic import (
     Endpoint,
@@ -51,7 +52,8 @@ class SyntheticStory(Story):
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         nic, wanted = case.nic, case.machine
-        on_qemu = self._family.on_qemu if stage.tier == "qemu" else None
+        self._own: SyntheticOptions = case.machine_part.options
+        on_qemu = self._family.on_qemu if stage.row.emulated else None
         if on_qemu is not None:
             size = PC_BASE + wanted.memory + wanted.arena
             pc = halted(-(-size >> 20) << 20, nic=on_qemu.device, mac=CLIENT_MAC)
@@ -65,7 +67,7 @@ class SyntheticStory(Story):
                 cpus=wanted.cpus,
                 seed=seed,
                 hostname=wanted.hostname,
-                zero_pages=wanted.zero_pages,
+                zero_pages=self._own.zero_pages,
                 panic_mbufs=POOL_A_DESCRIPTOR * nic.tx_ring,
             ),
             delay_us=lambda microseconds: self._board.delay_us(microseconds),
@@ -75,7 +77,7 @@ class SyntheticStory(Story):
         line = machine.interrupt_line
         self._nic: Silicon
         if self.emulator is None or on_qemu is None:
-            rate = nic.rate if stage.tier == "sim" else None
+            rate = nic.rate if stage.row.virtual else None
             self._nic = self._family.silicon(machine.memory.buffer, CLIENT_MAC, line, rate)
         else:
             self._nic = QemuNic(self.emulator, on_qemu, stage.clock, line)
@@ -127,23 +129,32 @@ class SyntheticStory(Story):
         load = self._load()
         self._rounds(load, ROUNDS[wanted.load])
         late = load.peer_frames(LATE_FRAMES[wanted.load])
-        if wanted.panic_during == "idle":
+        own = self._own
+        if own.panic_during == "idle":
             self._panic(late)
-            return f"CPU {wanted.panic_cpu}, idle"
-        machine.arm_panic(0 if wanted.panic_at is None else wanted.panic_at, wanted.panic)
+            return f"CPU {own.panic_cpu}, idle"
+        machine.arm_panic(0 if own.panic_at is None else own.panic_at, wanted.panic)
         try:
-            self._work(load, wanted.panic_during)
+            self._work(load, own.panic_during)
         except PanicStrikes as strike:
             self._panic(late)
             return (
-                f"CPU {wanted.panic_cpu}, while CPU {strike.cpu} was about to do step"
+                f"CPU {own.panic_cpu}, while CPU {strike.cpu} was about to do step"
                 f" {strike.number}, '{strike.name}'"
             )
         steps = machine.steps_taken
         raise NoSuchStep(
-            f"{wanted.panic_during} has no step {wanted.panic_at!r}: it has {steps}, named"
+            f"{own.panic_during} has no step {own.panic_at!r}: it has {steps}, named"
             f" {', '.join(dict.fromkeys(machine.step_names))}"
         )
+
+    def _death(self, struck: str) -> str:
+        return "" if self._own.panic_during == "idle" else super()._death(struck)
+
+    def dump(self, struck: str) -> Told:
+        if self._own.starve_mbufs:
+            self.machine.mbufs.starve()
+        return super().dump(struck)
 
     def count_steps(self) -> int:
         """How many steps the work has in which the panic may strike."""
@@ -151,15 +162,13 @@ class SyntheticStory(Story):
         load = self._load()
         self._rounds(load, ROUNDS[self._case.machine.load])
         self.machine.begin_steps()
-        self._work(load, self._case.machine.panic_during)
+        self._work(load, self._own.panic_during)
         self.give_back()
         return self.machine.steps_taken
 
     def _load(self) -> NetworkLoad:
         # The panicking CPU takes no part in the work that is interrupted, if there is another.
-        cpus = [
-            cpu for cpu in range(self._case.machine.cpus) if cpu != self._case.machine.panic_cpu
-        ]
+        cpus = [cpu for cpu in range(self._case.machine.cpus) if cpu != self._own.panic_cpu]
         return NetworkLoad(
             self.machine,
             self._driver,
@@ -184,7 +193,7 @@ class SyntheticStory(Story):
         # buffers that are its own now, and will be its own no more.
         self._silicon.machine_died()
         wanted = self._case.machine
-        self.machine.panic(wanted.panic, cpu=wanted.panic_cpu)
+        self.machine.panic(wanted.panic, cpu=self._own.panic_cpu)
         now = self._stage.clock.now_ns()
         times = now + LATE_PACE_NS * np.arange(1, len(late) + 1, dtype=np.int64)
         self._stage.wire.will_say(Frames.of(late).at(times))
@@ -210,7 +219,3 @@ class SyntheticStory(Story):
     def _end(self, how: str) -> None:
         if self.emulator is not None:
             self.emulator.kill()
-
-
-class NoSuchStep(Exception):
-    """The scenario names a step that the work does not have."""

@@ -2,7 +2,7 @@
 
 In order: the machine boots and its NIC comes up; it talks over the network as machines do; the
 panic strikes; the dump client takes the NIC over and sends all memory but the panic arena. Whose
-machine that is makes the difference in the first two scenes (``synthetic``, ``linux``); the last
+machine that is makes the difference in the first two scenes (``bench/machines``); the last
 one, here, is the same for all.
 
 Between the panic and the takeover the NIC goes on by itself, into buffers that are about to be
@@ -25,7 +25,7 @@ from typing import Final, NoReturn
 import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
-from bench.parts import nic_family
+from bench.clients.profile import ProfileOptions
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.stage import CLIENT_IP, Stage
@@ -72,8 +72,8 @@ class Told:
     """How the machine was lost in the middle of its dump."""
     seconds: float = 0.0
     """From the panic to the end, on the run's clock."""
-    struck: str = ""
-    """Where the panic struck, in words."""
+    death: str = ""
+    """Where the panic struck, in a sentence; empty where that says nothing."""
     footer: bytes = b""
     """What the client sends behind the data; empty if it has no footer."""
     nic_wrote: list[tuple[int, int]] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Told:
 def profile_of(case: ResolvedCase) -> Profile:
     """The case's row of the profile table, with its overrides."""
     row = PROFILES[case.profile]
-    wanted = case.client
+    wanted: ProfileOptions = case.client_part.options
     if wanted.polls is not None:
         row = replace(row, polls=wanted.polls)
     if wanted.retries is not None:
@@ -101,6 +101,10 @@ def profile_of(case: ResolvedCase) -> Profile:
     if wanted.selective_acks is not None:
         row = replace(row, selective_acks=wanted.selective_acks)
     return row
+
+
+class NoSuchStep(Exception):
+    """The scenario names a step that the work does not have."""
 
 
 class Story(ABC):
@@ -116,7 +120,7 @@ class Story(ABC):
         self._stage = stage
         self._seed = seed
         self._tell = tell
-        self._family: NicFamily = nic_family(case.nic.model)
+        self._family: NicFamily = case.family
         self._profile = profile_of(case)
         self._notes: list[str] = []
         self._nic_wrote: list[tuple[int, int]] | None = None
@@ -128,6 +132,10 @@ class Story(ABC):
     @abstractmethod
     def live(self) -> str:
         """Ordinary life, up to the panic; where it struck, in words."""
+
+    def _death(self, struck: str) -> str:
+        """The same for the verdict, in a sentence."""
+        return f"The panic struck {struck}."
 
     @property
     @abstractmethod
@@ -173,9 +181,7 @@ class Story(ABC):
 
     def dump(self, struck: str) -> Told:
         case, stage, machine = self._case, self._stage, self.machine
-        if case.machine.starve_mbufs:
-            machine.mbufs.starve()
-        told = Told(machine, self.client, Report(self._profile.name), struck=struck)
+        told = Told(machine, self.client, Report(self._profile.name), death=self._death(struck))
         request = self._request()
         told.footer = request.header.pack() if self._profile.footer else b""
         began = stage.clock.now_ns()
@@ -249,7 +255,7 @@ class Story(ABC):
                 gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
             ),
             header=self._header(),
-            path=case.client.path or "",
+            path=case.client_part.options.path or "",
             # Each boot draws anew: runs of one scenario may share a server.
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
         )

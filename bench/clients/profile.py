@@ -1,0 +1,61 @@
+"""Kind ``profile``: our client, as one of the rows of ``netdump/profiles``, through a driver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+
+from bench.kinds import ClientKind
+from bench.table import Table
+from netdump.profiles import PROFILES
+
+if TYPE_CHECKING:
+    from bench.scenario.schema import ResolvedCase
+
+#: IPv4, UDP and netdump headers.
+_HEADERS: Final = 52
+
+
+def _path(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or "\0" in value or len(value) > 1023:
+        raise ValueError("the server takes a relative path of at most 1023 bytes, without '..'")
+    return value
+
+
+class ProfileOptions(Table):
+    """Overrides of the profile's own numbers."""
+
+    polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
+    retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
+    window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
+    footer: StrictBool | None = None
+    """Send a second copy of the header after the data: it lets a server confirm the tail."""
+    selective_acks: StrictBool | None = None
+    """Offer to take one ack for many frames; only our server takes the offer."""
+    path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
+
+
+def _of(case: ResolvedCase) -> ProfileOptions:
+    options: ProfileOptions = case.client_part.options
+    return options
+
+
+PROFILE: Final = ClientKind(
+    name="profile",
+    says="our client, as the profile that each case names",
+    options=ProfileOptions,
+    rules=(
+        (
+            ("client", "path"),
+            lambda c: len((_of(c).path or "").encode()) + 1 > c.nic.mtu - _HEADERS,
+            "with its NUL it does not fit one HERALD at this nic.mtu",
+        ),
+        (
+            ("client", "selective_acks"),
+            lambda c: bool(_of(c).selective_acks) and PROFILES[c.profile].window != "sliding",
+            "the stock clients' bitmap can't take them: they are for netdump2",
+        ),
+    ),
+    profiles=True,
+)
