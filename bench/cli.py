@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench import doctor
+from bench import catalogue, doctor, put_in
 from bench.errors import BadInput, BenchError, MachineLacks, nearest
 from bench.guests import with_kernel
 from bench.play import MAX_SEED, play, replay, require_room_for
@@ -196,6 +196,7 @@ def _parser() -> _Parser:
     run.add_argument("--tier", metavar="T", help="tap, qemu or sim (default: the most real)")
     run.add_argument("--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="default 1")
     run.add_argument("--profile", metavar="P", help=f"only the cases of {', '.join(PROFILES)}")
+    _part_options(run)
     _kernel_options(run)
     run.add_argument(
         "--repeat", type=_count, metavar="N", help="play N runs, with N seeds, and compare them"
@@ -207,12 +208,19 @@ def _parser() -> _Parser:
     needs = commands.add_parser("needs", help="groups of Debian packages that a scenario lacks")
     needs.add_argument("scenario", metavar="NAME|FILE")
     needs.add_argument("--tier", metavar="T")
+    _part_options(needs)
     _kernel_options(needs)
     needs.set_defaults(run=_needs)
 
     listing = commands.add_parser("list", help="the scenarios that there are")
     listing.add_argument("--json", action="store_true", help="one JSON document on stdout")
     listing.set_defaults(run=_list)
+
+    parts = commands.add_parser(
+        "parts", help="NICs, machines, servers, clients, and what plays here"
+    )
+    parts.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parts.set_defaults(run=_parts)
 
     examine = commands.add_parser("doctor", help="what this machine can play, and what it lacks")
     examine.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -226,6 +234,15 @@ def _parser() -> _Parser:
     serve = commands.add_parser("serve", help="the dump server by itself, for a real network")
     _serve_options(serve)
     return parser
+
+
+def _part_options(parser: argparse.ArgumentParser) -> None:
+    for section in put_in.SECTIONS:
+        parser.add_argument(
+            f"--{section}",
+            metavar="PART",
+            help=f"instead of the scenario's {section}: a name, FILE.py:NAME or FILE.toml",
+        )
 
 
 def _kernel_options(parser: argparse.ArgumentParser) -> None:
@@ -287,6 +304,7 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
                 f" ({', '.join(PROFILES)})"
             )
         scenario = only_profile(scenario, arguments.profile)
+    scenario = _with_parts(scenario, arguments)
     scenario = with_kernel(scenario, arguments.kernel, arguments.modules, arguments.tier)
     if arguments.repeat:
         return _repeat(arguments, scenario)
@@ -311,13 +329,19 @@ def _run(arguments: argparse.Namespace, words: list[str]) -> int:
     return 0 if result.passed else 1
 
 
+def _with_parts(scenario: Scenario, arguments: argparse.Namespace) -> Scenario:
+    return put_in.with_parts(
+        scenario, {section: getattr(arguments, section) for section in put_in.SECTIONS}
+    )
+
+
 def _repeat(arguments: argparse.Namespace, scenario: Scenario) -> int:
     """Each run is this command again, for one seed."""
     seeds = range(arguments.seed, arguments.seed + arguments.repeat)
     if seeds[-1] > MAX_SEED:
         raise BadInput(f"--repeat {arguments.repeat}: the last seed would be beyond 2^63-1")
     again = [sys.executable, "-m", "bench", "run", "--json", "--quiet", "--runs", arguments.runs]
-    for option in ("tier", "profile", "kernel", "modules"):
+    for option in ("tier", "profile", *put_in.SECTIONS, "kernel", "modules"):
         if (value := getattr(arguments, option)) is not None:
             again += [f"--{option}", str(value)]
 
@@ -398,6 +422,7 @@ def _console() -> Console:
 def _needs(arguments: argparse.Namespace, _words: list[str]) -> int:
     """For ``make scenario``, which installs them where it may."""
     scenario = load_scenario(arguments.scenario)
+    scenario = _with_parts(scenario, arguments)
     # A kernel that can't be played is told before anything is installed for it.
     with_kernel(scenario, arguments.kernel, arguments.modules, arguments.tier)
     groups = missing_packages(scenario, arguments.tier)
@@ -427,6 +452,26 @@ def _list(arguments: argparse.Namespace, _words: list[str]) -> int:
     table.add_column(overflow="fold")
     for scenario in scenarios:
         table.add_row(scenario.name, Text(f"{scenario.title} ({', '.join(scenario.tiers)})"))
+    with _printing():
+        _console().print(table)
+    return 0
+
+
+def _parts(arguments: argparse.Namespace, _words: list[str]) -> int:
+    entries = catalogue.catalogue()
+    if arguments.json:
+        with _printing():
+            sys.stdout.write(to_text(catalogue.as_json(entries)))
+        return 0
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for entry in entries:
+        says = entry.says
+        if not entry.ok:
+            says += f"; not here: {entry.why}" + (f" (cure: {entry.cure})" if entry.cure else "")
+        table.add_row(entry.sort, Text(entry.name, "bold"), "ok" if entry.ok else "-", Text(says))
     with _printing():
         _console().print(table)
     return 0

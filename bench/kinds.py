@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.table import Table
 from bench.wire.contracts import Capability
+from netdump.client import DumpClient, NetdumpClient
+from netdump.contracts import Memory
+from netdump.dumper import DumpImage
+from netdump.profiles import Profile
 
 if TYPE_CHECKING:
     from bench.scenario.schema import ResolvedCase
@@ -126,6 +130,11 @@ class ServerKind(Kind):
 class ClientKind(Kind):
     """A dump client: what pushes the dead machine's memory to the server."""
 
+    profile: Callable[[ResolvedCase], Profile] | None = None
+    """How it behaves, as a row of ``netdump/profiles``: what it needs from the kernel and what it
+    sends. None: it is no code of the dead machine's, and ``story`` says how it is told."""
+    make: Callable[[Profile, Memory, DumpImage], DumpClient] = NetdumpClient
+    """``(profile, memory, image)`` -> the client, on a machine that is about to panic."""
     profiles: bool = False
     """A case has to name one of our profiles. A client that has none plays the cases of the
     profile that has no defect (``REFERENCE``)."""

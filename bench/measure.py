@@ -301,9 +301,11 @@ def _print(
     rounds: int,
 ) -> None:
     table = Table(title=f"{mib} MiB, median of {rounds}, oracles and capture on")
-    headings = ("tier", "profile", "MB/s", "x tftpd-hpa", "MB/s played", "frames/s played")
-    for heading in (*headings, "peak MiB", "x dump"):
-        table.add_column(heading, justify="left" if heading in ("tier", "profile") else "right")
+    for heading in ("tier", "profile"):
+        table.add_column(heading)
+    headings = ("MB/s", "x tftpd-hpa", "MB/s played", "frames/s played", "peak MiB", "x dump")
+    for heading in headings:
+        table.add_column(heading, justify="right")
     for contestant, figures in results.items():
         ratio = None if contestant.virtual else _median(figures.ratio)
         table.add_row(

@@ -55,6 +55,8 @@ class Shelf(Generic[P]):
         """
         if _is_file(name):
             path, _, attribute = name.rpartition(":")
+            if not path:
+                raise BadInput(f"{name}: which object of that file? Write FILE.py:NAME")
             return self._checked(_from_file(Path(base, path).absolute(), attribute), name)
         entry = _registered(self.group).get(name)
         if entry is None:
@@ -68,8 +70,8 @@ class Shelf(Generic[P]):
     def _checked(self, found: Any, name: str) -> P:
         if not isinstance(found, self.type):
             raise BadInput(
-                f"{name} is no {self.what}: it is a {type(found).__name__},"
-                f" not a {self.type.__name__}"
+                f"it is a {type(found).__name__}, where a {self.what} has to be a"
+                f" {self.type.__name__} ({name})"
             )
         return found
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from bench import put_in
 from bench.assemble import playable
 from bench.errors import BadInput, MachineLacks
 from bench.footprint import largest
@@ -57,6 +58,8 @@ _SOUND: Final[dict[str, Callable[[Any], bool]]] = {
     "tier": lambda tier: isinstance(tier, str),
     "seed": lambda seed: type(seed) is int and 0 <= seed <= MAX_SEED,
     "guest": sound_guest,
+    "parts": lambda parts: parts is None or put_in.sound(parts),
+    "base": lambda base: base is None or isinstance(base, str),
     "only_profile": lambda name: name is None or isinstance(name, str),
     "cases": lambda cases: isinstance(cases, list) and all(isinstance(c, dict) for c in cases),
 }
@@ -143,9 +146,11 @@ def replay(
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise BadInput(f"{folder} is no run folder: {folder / SCENARIO}: {why}") from None
-    scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO))
+    base = Path(verdict["base"]) if verdict.get("base") else None
+    scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO), base)
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
+    scenario = put_in.as_played(scenario, verdict.get("parts") or {})
     scenario = as_played(scenario, verdict.get("guest"), folder)
     tier, seed = verdict["tier"], verdict["seed"]
     runs = runs or folder.absolute().parent
@@ -244,6 +249,7 @@ def _run(
         )
     result.title, result.why, result.story = scenario.title, scenario.why, scenario.story
     result.guest = booted(scenario) if _boots(scenario, choice.tier) else None
+    result.parts, result.base = put_in.as_json(scenario), str(scenario.base)
     result.only_profile = scenario.profiles[0] if scenario.profiles else None
     result.run_folder = result.replay = ""
     return result

@@ -117,6 +117,8 @@ def paragraphs(result: RunResult) -> Iterator[Paragraph]:
     yield Paragraph("why", result.why)
     if result.guest is not None:
         yield Paragraph("guest", f"{result.guest}.")
+    for name, part in result.parts.items():
+        yield Paragraph(name, f"{part['words']}, instead of the scenario's own")
     yield Paragraph("story", " ".join(result.story.split()))
     yield BLANK
     for _, group in groupby(result.cases, key=lambda case: case.group or case.name):

@@ -200,6 +200,11 @@ class RunResult:
     """What its Linux guests booted; None where it has none."""
     only_profile: str | None = None
     """Set where --profile left out the others' cases."""
+    parts: dict[str, Any] = field(default_factory=dict)
+    """What stood in for the scenario's own nic, server or client: its table, where its relative
+    paths start, and the user's word for it."""
+    base: str = ""
+    """Where the scenario's relative paths start."""
     not_played: list[str] = field(default_factory=list)
     """Cases that this tier can't play, and why; a line each."""
 
@@ -227,6 +232,8 @@ class RunResult:
             "why": self.why,
             "guest": None if self.guest is None else asdict(self.guest),
             "only_profile": self.only_profile,
+            "parts": self.parts,
+            "base": self.base,
             "not_played": self.not_played,
             "cases": [case.as_json() for case in self.cases],
         }

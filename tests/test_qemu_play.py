@@ -66,7 +66,9 @@ def test_a_tier_on_which_no_case_can_be_played_is_refused() -> None:
 
 def test_only_a_guest_boots_again_after_a_reset() -> None:
     text = f'{HEAD}[machine]\nlost = "reset"\n{CASE}'
-    with pytest.raises(ScenarioError, match=r"machine\.lost: a synthetic machine does not boot again"):
+    with pytest.raises(
+        ScenarioError, match=r"machine\.lost: a synthetic machine does not boot again"
+    ):
         parse_scenario(text, "made", "made.toml")
 
 

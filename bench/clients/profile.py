@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from bench.kinds import ClientKind
 from bench.table import Table
-from netdump.profiles import PROFILES
+from netdump.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:
     from bench.scenario.schema import ResolvedCase
@@ -41,6 +42,23 @@ def _of(case: ResolvedCase) -> ProfileOptions:
     return options
 
 
+def profile_of(case: ResolvedCase) -> Profile:
+    """The case's row of the profile table, with its overrides."""
+    row = PROFILES[case.profile]
+    wanted = _of(case)
+    if wanted.polls is not None:
+        row = replace(row, polls=wanted.polls)
+    if wanted.retries is not None:
+        row = replace(row, retries=wanted.retries)
+    if wanted.window is not None:
+        row = replace(row, window_frames=wanted.window)
+    if wanted.footer is not None:
+        row = replace(row, footer=wanted.footer)
+    if wanted.selective_acks is not None:
+        row = replace(row, selective_acks=wanted.selective_acks)
+    return row
+
+
 PROFILE: Final = ClientKind(
     name="profile",
     says="our client, as the profile that each case names",
@@ -57,5 +75,6 @@ PROFILE: Final = ClientKind(
             "the stock clients' bitmap can't take them: they are for netdump2",
         ),
     ),
+    profile=profile_of,
     profiles=True,
 )

@@ -33,6 +33,7 @@ from bench.scenario.schema import (
     Server,
 )
 from bench.table import PartTable, Table
+from nic_models.family import NicFamily
 
 _T = TypeVar("_T", bound=Table)
 _P = TypeVar("_P", bound=PartTable)
@@ -144,7 +145,7 @@ def resolve_case(
     nic = merged(document.nic, case.nic)
     client_part = _part("client", client, base)
     server_part = _part("server", server, base)
-    family_base = base
+    family: NicFamily | None = None
     forbidden = ""
     for section, instead in replaced.items():
         if section in case.fixed:
@@ -153,7 +154,7 @@ def resolve_case(
         with _blaming(section, instead):
             if section == "nic":
                 nic = merged(nic, Nic.model_validate(dict(instead.table)))
-                family_base = instead.base
+                family = nic_family(nic.model, instead.base)
             elif section == "server":
                 if not server.present:
                     forbidden = forbidden or "it has no server"
@@ -170,7 +171,7 @@ def resolve_case(
     if client_part.kind.profiles and case.profile is None:
         raise Wrong((("case", number, "profile"), "is missing, and has no default"))
     try:
-        family = nic_family(nic.model, family_base)
+        family = family or nic_family(nic.model, base)
     except BadInput as error:
         own = "model" in case.nic.model_fields_set
         raise Wrong(((*(("case", number) if own else ()), "nic", "model"), str(error))) from None

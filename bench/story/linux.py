@@ -27,7 +27,6 @@ from guest.linux.image import guest_image
 from guest.qemu.accel import accelerator
 from guest.qemu.coredump import CoreDump
 from guest.synthetic import Endpoint, udp_frame
-from netdump.client import NetdumpClient
 from netdump.dumper import DumpImage
 from netdump.elfcore import LINUX
 from netdump.elfnotes import CORE, VMCOREINFO, build_notes, parse_notes
@@ -135,7 +134,7 @@ class LinuxStory(Story):
             rx_ring=case.nic.rx_ring,
             tx_zone=self._zone_of(self.machine),
         )
-        self.client = NetdumpClient(self._profile, self.machine.memory, self._image(core))
+        self.client = self._make_client(self._image(core))
         self._nic.power_on()
         self._nic.machine_died()
         found = self._nic.state()

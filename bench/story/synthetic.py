@@ -28,7 +28,6 @@ from guest.synthetic import (
     PanicStrikes,
     SyntheticMachine,
 )
-from netdump.client import NetdumpClient
 from netdump.dumper import DumpImage
 from nic_models.contracts import Driver, Mode, Silicon
 from nic_models.frames import Frames
@@ -102,7 +101,7 @@ class SyntheticStory(Story):
             tx_zone=self._zone_of(machine),
         )
         image = DumpImage(machine.memory, machine.dump_segments())
-        self.client = NetdumpClient(self._profile, machine.memory, image)
+        self.client = self._make_client(image)
 
     @property
     def _board(self) -> Board:

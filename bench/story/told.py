@@ -18,14 +18,13 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final, NoReturn
 
 import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
-from bench.clients.profile import ProfileOptions
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.stage import CLIENT_IP, Stage
@@ -34,11 +33,11 @@ from guest.kernel.corpse import Corpse
 from guest.kernel.locks import Deadlock
 from guest.kernel.mbufs import OrdinaryMbufs, PanicPool
 from guest.qemu.vm import Vm
-from netdump.client import DumpRequest, NetdumpClient, Report
+from netdump.client import DumpClient, DumpRequest, Report
 from netdump.contracts import Event
+from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
-from netdump.profiles import PROFILES, Profile
 from nic_models.contracts import Driver, Silicon
 from nic_models.family import NicFamily
 
@@ -64,7 +63,7 @@ class Told:
     """What the story came to."""
 
     machine: Corpse
-    client: NetdumpClient
+    client: DumpClient
     report: Report
     deadlock: str = ""
     out_of_time: str = ""
@@ -86,23 +85,6 @@ class Told:
     """What else is worth telling, a sentence each."""
 
 
-def profile_of(case: ResolvedCase) -> Profile:
-    """The case's row of the profile table, with its overrides."""
-    row = PROFILES[case.profile]
-    wanted: ProfileOptions = case.client_part.options
-    if wanted.polls is not None:
-        row = replace(row, polls=wanted.polls)
-    if wanted.retries is not None:
-        row = replace(row, retries=wanted.retries)
-    if wanted.window is not None:
-        row = replace(row, window_frames=wanted.window)
-    if wanted.footer is not None:
-        row = replace(row, footer=wanted.footer)
-    if wanted.selective_acks is not None:
-        row = replace(row, selective_acks=wanted.selective_acks)
-    return row
-
-
 class NoSuchStep(Exception):
     """The scenario names a step that the work does not have."""
 
@@ -111,7 +93,7 @@ class Story(ABC):
     """One case on one stage: ``boot``, ``live``, ``dump``, in that order."""
 
     machine: Corpse
-    client: NetdumpClient
+    client: DumpClient
     emulator: Vm | None = None
     """The QEMU that the machine is made of; None where it is none."""
 
@@ -121,7 +103,9 @@ class Story(ABC):
         self._seed = seed
         self._tell = tell
         self._family: NicFamily = case.family
-        self._profile = profile_of(case)
+        profile = case.client_part.kind.profile
+        assert profile is not None, "a client without one brings its own story"
+        self._profile = profile(case)
         self._notes: list[str] = []
         self._nic_wrote: list[tuple[int, int]] | None = None
 
@@ -169,6 +153,10 @@ class Story(ABC):
     def _zone_of(self, machine: Corpse) -> OrdinaryMbufs | PanicPool:
         """Which supply the kernel's zone pointers name in the panic: FreeBSD swaps in the pool."""
         return machine.panic_pool if self._profile.mbufs == "pool" else machine.mbufs
+
+    def _make_client(self, image: DumpImage) -> DumpClient:
+        """The case's client, on this machine."""
+        return self._case.client_part.kind.make(self._profile, self.machine.memory, image)
 
     def give_back(self) -> None:
         """Nobody looks at the machine any more: give its memory back, now."""
@@ -255,7 +243,7 @@ class Story(ABC):
                 gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
             ),
             header=self._header(),
-            path=case.client_part.options.path or "",
+            path=getattr(case.client_part.options, "path", None) or "",
             # Each boot draws anew: runs of one scenario may share a server.
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
         )
