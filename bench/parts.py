@@ -58,14 +58,17 @@ class Shelf(Generic[P]):
             if not path:
                 raise BadInput(f"{name}: which object of that file? Write FILE.py:NAME")
             return self._checked(_from_file(Path(base, path).absolute(), attribute), name)
-        entry = _registered(self.group).get(name)
-        if entry is None:
+        entries = _registered(self.group).get(name, ())
+        if len(entries) > 1:
+            where = " and ".join(entry.value for entry in entries)
+            raise BadInput(f"{len(entries)} parts are named {name}: {where}; uninstall all but one")
+        if not entries:
             names = self.names()
             raise BadInput(
                 f'no {self.what} is named "{name}"{nearest(name, names)}'
                 f" ({', '.join(names)}, or FILE.py:NAME)"
             )
-        return self._checked(_loaded(entry), name)
+        return self._checked(_loaded(entries[0]), name)
 
     def _checked(self, found: Any, name: str) -> P:
         if not isinstance(found, self.type):
@@ -106,8 +109,12 @@ def _is_file(name: str) -> bool:
 
 
 @cache
-def _registered(group: str) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=group)}
+def _registered(group: str) -> dict[str, list[EntryPoint]]:
+    """Name -> its entries; more than one is a mistake."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 @cache

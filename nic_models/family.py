@@ -23,6 +23,7 @@ from nic_models.contracts import (
     Mode,
     Silicon,
 )
+from nic_models.differential.contract import Differential
 
 
 class MakeSilicon(Protocol):
@@ -98,3 +99,6 @@ class NicFamily:
     """Offset -> name of the registers whose write gives the wire its turn."""
     on_qemu: OnQemu | None = None
     """None: QEMU has no such NIC, and tiers that need it can't be played."""
+    differential: Callable[[], Differential] | None = None
+    """Makes, when it is asked for, what the comparison with QEMU's device has to know; None: they
+    can't be compared."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nic_models.contracts import Mmio
+from nic_models.differential.contract import Differential
 from nic_models.e1000.descriptors import RX_READ, SIZE, view
 from nic_models.e1000.device import E1000Device
 from nic_models.e1000.driver import E1000Driver
@@ -54,6 +55,12 @@ def _state(mmio: Mmio) -> dict[str, int]:
     return {name: mmio.read32(int(Reg[name])) for name in _STATE}
 
 
+def _differential() -> Differential:
+    from nic_models.e1000.differential.table import DIFFERENTIAL  # only who compares pays for it
+
+    return DIFFERENTIAL
+
+
 E1000: Final = NicFamily(
     name="e1000",
     says="Intel 8254x (82540EM): legacy descriptors, one ring each way",
@@ -71,4 +78,5 @@ E1000: Final = NicFamily(
         may_write_to=may_write_to,
         state=_state,
     ),
+    differential=_differential,
 )

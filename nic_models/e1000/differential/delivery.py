@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.truth.arrival import (
+from nic_models.differential.contract import Imitation, Row
+from nic_models.differential.pc import MEMORY
+from nic_models.differential.steps import Primitive, Read, Write
+from nic_models.e1000.descriptors import RX_ERRORS, RX_STATUS
+from nic_models.e1000.differential.arrival import (
     ENABLE,
     STRANGER,
     THEIR_LONGEST,
@@ -14,11 +18,7 @@ from bench.truth.arrival import (
     places,
     up,
 )
-from bench.truth.differences import Imitation, Row
-from bench.truth.pair import MEMORY
-from bench.truth.state import State, peek, put
-from bench.truth.steps import Primitive, Read, Write
-from nic_models.e1000.descriptors import RX_ERRORS, RX_STATUS
+from nic_models.e1000.differential.state import State, peek, put
 from nic_models.e1000.fetch import FCS_BYTES
 from nic_models.e1000.registers import INT, RCTL, RCTL_RDMTS_SHIFT, Reg
 
@@ -32,8 +32,8 @@ def _outside(state: State, step: Primitive) -> Imitation:
     yield
     changed = False
     for desc in state.delivered:
-        if desc.last and state.ours.memory[desc.at + 13] & RX_ERRORS.RXE:
-            state.ours.memory[desc.at + 13] &= 0xFF & ~int(RX_ERRORS.RXE)
+        if desc.last and state.memory[desc.at + 13] & RX_ERRORS.RXE:
+            state.memory[desc.at + 13] &= 0xFF & ~int(RX_ERRORS.RXE)
             changed = True
     return changed
 
@@ -42,7 +42,7 @@ def _stale(state: State, step: Primitive) -> Imitation:
     yield
     yield
     changed = False
-    memory = state.ours.memory
+    memory = state.memory
     for desc in state.delivered:
         if not desc.size:
             continue
@@ -61,14 +61,14 @@ def _null_special(state: State, step: Primitive) -> Imitation:
     changed = False
     for desc in state.delivered:
         if not desc.size and any(desc.before[14:16]):
-            state.ours.memory[desc.at + 14 : desc.at + 16] = 0
+            state.memory[desc.at + 14 : desc.at + 16] = 0
             changed = True
     return changed
 
 
 def _fcs(state: State, step: Primitive) -> Imitation:
     view = places(state, step)
-    before = state.ours.memory.copy() if view is not None and not state.rctl & RCTL.SECRC else None
+    before = state.memory.copy() if view is not None and not state.rctl & RCTL.SECRC else None
     yield
     yield
     if before is None:
@@ -80,7 +80,7 @@ def _fcs(state: State, step: Primitive) -> Imitation:
         left -= take
         end = desc.address + desc.size
         if take and end <= MEMORY:
-            state.ours.memory[end - take : end] = before[end - take : end]
+            state.memory[end - take : end] = before[end - take : end]
     return bool(state.delivered)
 
 
@@ -90,7 +90,7 @@ def _fcs(state: State, step: Primitive) -> Imitation:
 def _low(state: State, step: Primitive) -> Imitation:
     yield
     yield
-    ring, cause = state.ours.device.receiver.ring, state.ours.device.interrupts.cause
+    ring, cause = state.ours.receiver.ring, state.ours.interrupts.cause
     if not any(desc.last for desc in state.delivered):
         return False
     threshold = ring.count >> (1 + (state.rctl >> RCTL_RDMTS_SHIFT & 3))
@@ -98,7 +98,7 @@ def _low(state: State, step: Primitive) -> Imitation:
     # Where it fell to the threshold in this very step, ours has to say so by itself.
     low_before = free + len(state.delivered) <= threshold
     if low_before and not cause & INT.RXDMT0:
-        state.ours.device.interrupts.post(int(INT.RXDMT0))
+        state.ours.interrupts.post(int(INT.RXDMT0))
         return True
     return False
 
@@ -107,7 +107,7 @@ def _totals(state: State, step: Primitive) -> Imitation:
     refused = [frame.length for frame in arrivals(state, step) if not frame.accepted]
     yield
     yield
-    statistics = state.ours.device.statistics
+    statistics = state.ours.statistics
     if refused:
         put(statistics, Reg.TPR, peek(statistics, Reg.TPR) - len(refused))
         total = sum(refused) + FCS_BYTES * len(refused)
@@ -130,7 +130,7 @@ def _groups(state: State, step: Primitive) -> Imitation:
             seen = (0, 0 if frame.exact else 1)
         broadcasts += seen[0] - frame.broadcast
         multicasts += seen[1] - (not frame.broadcast)
-    statistics = state.ours.device.statistics
+    statistics = state.ours.statistics
     put(statistics, Reg.BPRC, peek(statistics, Reg.BPRC) + broadcasts)
     put(statistics, Reg.MPRC, peek(statistics, Reg.MPRC) + multicasts)
     return bool(broadcasts or multicasts)
@@ -143,7 +143,7 @@ def _roc(state: State, step: Primitive) -> Imitation:
     )
     yield
     yield
-    state.ours.device.statistics.add(Reg.ROC, foreign)
+    state.ours.statistics.add(Reg.ROC, foreign)
     return bool(foreign)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.truth.differences import Imitation, Row
-from bench.truth.pair import LINK_UP
-from bench.truth.state import DOORBELLS, State, TxView, overlap, reachable
-from bench.truth.steps import Advance, Link, Poke, Primitive, Read, Step, TxDescriptor, Write
+from nic_models.differential.contract import Imitation, Row
+from nic_models.differential.pc import overlap, reachable
+from nic_models.differential.steps import Link, Poke, Primitive, Read, Step, Write
 from nic_models.e1000.descriptors import TX_CMD
+from nic_models.e1000.differential.state import DOORBELLS, State, TxView
+from nic_models.e1000.differential.steps import LINK_UP, Advance, TxDescriptor
 from nic_models.e1000.fetch import SHORTEST
 from nic_models.e1000.registers import INT, TCTL, Reg
 
@@ -71,7 +72,7 @@ def _outside(state: State, step: Primitive) -> bool:
 
 def _sizes(state: State, view: TxView) -> list[int]:
     """Bytes of each frame that ends in the view, and of the rest."""
-    sizes = [state.ours.device.transmitter.fetcher.partial_bytes]
+    sizes = [state.ours.transmitter.fetcher.partial_bytes]
     for desc in view.pending:
         sizes[-1] += desc.length if desc.address else 0
         if desc.end_of_packet:
@@ -88,7 +89,7 @@ def _too_long(state: State, step: Primitive) -> bool:
     view = _pending(state, step)
     if view is None:
         return False
-    fifo = state.ours.device.transmitter.fetcher.fifo_size
+    fifo = state.ours.transmitter.fetcher.fifo_size
     return max(_sizes(state, view)) > max(min(16288, fifo - 80), 0)
 
 
@@ -112,7 +113,7 @@ def _command(state: State, step: Primitive, has: int, lacks: int, put: int, take
         for desc in (view.pending if view else ())
         if desc.command & has == has and not desc.command & lacks
     ]
-    memory = state.ours.memory
+    memory = state.memory
     yield
     for desc in found:
         memory[desc.at + 11] = (int(memory[desc.at + 11]) | put) & ~take & 0xFF
@@ -139,7 +140,7 @@ def _status(state: State, step: Primitive) -> Imitation:
     found = [
         d for d in (view.pending if view else ()) if d.command & (_RS | _RPS) and d.status & _KEPT
     ]
-    memory = state.ours.memory
+    memory = state.memory
     yield
     yield
     for desc in found:
@@ -149,7 +150,7 @@ def _status(state: State, step: Primitive) -> Imitation:
 
 def _pad(state: State, step: Primitive) -> Imitation:
     view = _pending(state, step)
-    fetcher = state.ours.device.transmitter.fetcher
+    fetcher = state.ours.transmitter.fetcher
     short = view is not None and any(0 < size < SHORTEST for size in _sizes(state, view)[:-1])
     yield
     padded = short and fetcher.pad
@@ -167,7 +168,7 @@ def _idle(state: State, step: Primitive) -> Imitation:
     yield
     idle = view is not None and view.idle
     if idle:
-        state.ours.device.interrupts.post(int(INT.TXQE))
+        state.ours.interrupts.post(int(INT.TXQE))
     return idle
 
 
@@ -175,11 +176,11 @@ def _good(state: State, step: Primitive) -> Imitation:
     view = _pending(state, step)
     short = [size for size in (_sizes(state, view)[:-1] if view else ()) if size < SHORTEST]
     yield
-    pad = state.ours.device.transmitter.fetcher.pad
+    pad = state.ours.transmitter.fetcher.pad
     yield
     if pad or not short:
         return False
-    statistics = state.ours.device.statistics
+    statistics = state.ours.statistics
     statistics.add(Reg.GPTC, len(short))
     statistics.add(Reg.GOTCL, sum(short) + 4 * len(short))
     return True

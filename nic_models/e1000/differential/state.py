@@ -1,6 +1,7 @@
 """What a row of the table may look at: our device before a step, and what the step would do.
 
-Everything here reads; nothing has an effect on either device.
+Views only read; nothing here has an effect on either device. ``begin`` and ``done`` keep account of
+what the device can't be asked: what was last written, which frames wait, what a step stored.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from bench.truth.pair import HOLE, MEMORY, Ours, Theirs
-from bench.truth.steps import Arrive, Link, Primitive, Write
-from nic_models.e1000.descriptors import SIZE, TX_CMD
+import numpy as np
+from numpy.typing import NDArray
+
+from nic_models.differential.pc import MEMORY, reachable
+from nic_models.differential.steps import Arrive, Link, Primitive, Write
+from nic_models.e1000.descriptors import RX_STATUS, SIZE, TX_CMD
+from nic_models.e1000.device import E1000Device
 from nic_models.e1000.fetch import FCS_BYTES, SHORTEST
 from nic_models.e1000.registers import (
     CTRL,
@@ -126,33 +131,90 @@ class Arriving:
 
 @dataclass(slots=True)
 class State:
-    """Both devices, and what the rig knows besides."""
+    """Our device, its memory, and what is known besides; a ``differential.contract.State``."""
 
-    ours: Ours
-    theirs: Theirs
+    ours: E1000Device
+    memory: NDArray[np.uint8]
+    """Flat uint8; index = physical address."""
     cable: bool = True
     written: dict[int, int] = field(default_factory=dict)
     """Register -> what was last written to it since the last reset."""
     waiting: list[int] = field(default_factory=list)
     """Lengths (FCS included if it is stored) of the frames in our receive FIFO, oldest first."""
-    ring_before: bytes = b""
-    """The receive ring before the step."""
     delivered: tuple[RxDesc, ...] = ()
     """What the receiver used in this step; known once it has been played."""
+    _ring: Ring = field(default_factory=Ring)
+    """The receive ring before the step, and its bytes; none if it was not usable."""
+    _ring_bytes: bytes = b""
+    _entering: list[int] = field(default_factory=list)
+    """Lengths, as in ``waiting``, of the frames of this step that our receiver will store."""
+
+    # -- step by step ----------------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.waiting)
+
+    def begin(self, step: Primitive) -> None:
+        """Look at the receiver before it acts."""
+        self._ring = ring = replace(self.ours.receiver.ring)
+        usable = ring.usable(MEMORY)
+        self._ring_bytes = (
+            self.memory[ring.base : ring.base + ring.length].tobytes() if usable else b""
+        )
+        self.delivered = ()
+        self._entering = self._accepted(step) if isinstance(step, Arrive) else []
+
+    def done(self, step: Primitive) -> int:
+        """Find out what the receiver did; how many frames it stored."""
+        if receives(step):
+            self.delivered = self._used()
+        stored = sum(desc.last for desc in self.delivered)
+        self.waiting += self._entering
+        del self.waiting[:stored]
+        if isinstance(step, Write):
+            if step.register == Reg.CTRL and step.value & CTRL.RST:
+                self.written.clear()
+            else:
+                self.written[step.register] = step.value
+        return stored
+
+    def _accepted(self, step: Arrive) -> list[int]:
+        if not (self.link and self.rctl & RCTL.EN):
+            return []
+        fcs = 0 if self.rctl & RCTL.SECRC else FCS_BYTES
+        return [frame.length + fcs for frame in self.arriving(step) if frame.accepted]
+
+    def _used(self) -> tuple[RxDesc, ...]:
+        """The receive descriptors that ours has written back since ``begin``."""
+        ring, head = self._ring, self.ours.receiver.ring.head
+        if not self._ring_bytes or head == ring.head or head >= ring.count:
+            return ()
+        done = []
+        while ring.head != head:
+            at = ring.base + ring.head * SIZE
+            before = self._ring_bytes[ring.head * SIZE : (ring.head + 1) * SIZE]
+            now = self.memory[at : at + SIZE].tobytes()
+            address = int.from_bytes(before[:8], "little")
+            size = int.from_bytes(now[8:10], "little") if address else 0
+            last = bool(address) and bool(now[12] & RX_STATUS.EOP)
+            done.append(RxDesc(at, address, before, size, last))
+            ring.head = (ring.head + 1) % ring.count
+        return tuple(done)
 
     # -- receive and transmit control ----------------------------------------------------------
 
     @property
     def rctl(self) -> int:
-        return self.ours.device.receiver.rctl
+        return self.ours.receiver.rctl
 
     @property
     def tctl(self) -> int:
-        return self.ours.read(Reg.TCTL)
+        return self.ours.read32(Reg.TCTL)
 
     @property
     def slu(self) -> bool:
-        return bool(self.ours.read(Reg.CTRL) & CTRL.SLU)
+        return bool(self.ours.read32(Reg.CTRL) & CTRL.SLU)
 
     @property
     def link(self) -> bool:
@@ -162,7 +224,7 @@ class State:
 
     def transmission(self, step: Primitive) -> TxView:
         """What ``step`` would make the transmitter do."""
-        ring = _after(self.ours.device.transmitter.fetcher.ring, _TX_FIELDS, step)
+        ring = _after(self.ours.transmitter.fetcher.ring, _TX_FIELDS, step)
         tctl = _value(step, Reg.TCTL, self.tctl)
         enabled = bool(tctl & TCTL.EN)
         usable = _in_memory(ring)
@@ -171,7 +233,7 @@ class State:
         if enabled and link and usable:
             for i in range(ring.owned(ring.tail)):
                 at = ring.base + (ring.head + i) % ring.count * SIZE
-                raw = self.ours.memory[at : at + SIZE].tobytes()
+                raw = self.memory[at : at + SIZE].tobytes()
                 address, length, _, command, status = struct.unpack_from("<QHBBB", raw)
                 pending.append(TxDesc(at, address, length, command, status))
         return TxView(
@@ -187,7 +249,7 @@ class State:
 
     def reception(self, step: Primitive) -> RxView:
         """What ``step`` would make the receiver do."""
-        ring = _after(self.ours.device.receiver.ring, _RX_FIELDS, step)
+        ring = _after(self.ours.receiver.ring, _RX_FIELDS, step)
         rctl = _value(step, Reg.RCTL, self.rctl)
         size = RX_BUFFER_SIZES[int(bool(rctl & RCTL.BSEX)), rctl >> RCTL_BSIZE_SHIFT & 3]
         enabled, link, usable = bool(rctl & RCTL.EN), self._link_after(step), _in_memory(ring)
@@ -208,7 +270,7 @@ class State:
                 left = length
                 while left and free and not stuck:
                     at = ring.base + head * SIZE
-                    before = self.ours.memory[at : at + SIZE].tobytes()
+                    before = self.memory[at : at + SIZE].tobytes()
                     address = int.from_bytes(before[:8], "little")
                     take = min(left, size) if address else 0
                     left -= take
@@ -227,7 +289,7 @@ class State:
     def arriving(self, step: Arrive) -> list[Arriving]:
         """What our filter makes of each frame."""
         raw = [frame.pack().ljust(SHORTEST, b"\0") for frame in step.frames]
-        receiver = self.ours.device.receiver
+        receiver = self.ours.receiver
         verdict = receiver.filter.judge(Frames.of(raw).data, self.rctl)
         longest = LONGEST_LPE if self.rctl & RCTL.LPE else LONGEST
         exact = {
@@ -251,7 +313,7 @@ class State:
     def _link_after(self, step: Primitive) -> bool:
         if isinstance(step, Link):
             return step.up and self.slu
-        return self.cable and bool(_value(step, Reg.CTRL, self.ours.read(Reg.CTRL)) & CTRL.SLU)
+        return self.cable and bool(_value(step, Reg.CTRL, self.ours.read32(Reg.CTRL)) & CTRL.SLU)
 
 
 def peek(statistics: Statistics, register: int) -> int:
@@ -269,21 +331,6 @@ def put(statistics: Statistics, register: int, value: int) -> None:
     if register in DOUBLE:
         statistics.read(register + 4)
     statistics.add(register, value)
-
-
-def reachable(start: int, length: int) -> bool:
-    """Whether the bytes lie in memory, as DMA sees it on this PC."""
-    return start + length <= MEMORY and not (start < HOLE.stop and start + length > HOLE.start)
-
-
-def overlap(one: range, other: range) -> bool:
-    return one.start < other.stop and other.start < one.stop
-
-
-def nobodys(start: int, length: int) -> bool:
-    """Whether the bytes lie where surely nothing answers: neither memory nor another device."""
-    end = start + length
-    return (start >= MEMORY and end <= 1 << 31) or (start >= 1 << 33 and end <= 1 << 38)
 
 
 def buffers(used: Sequence[RxDesc]) -> list[range]:

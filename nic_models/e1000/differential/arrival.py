@@ -9,30 +9,27 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
-from bench.truth.differences import Row
-from bench.truth.pair import LINK_UP, MAC, MEMORY
-from bench.truth.registers import STATISTICS
-from bench.truth.state import (
-    Arriving,
-    RxView,
-    State,
-    buffers,
-    nobodys,
-    overlap,
-    reachable,
-    receives,
-)
-from bench.truth.steps import (
+from nic_models.differential.contract import Row
+from nic_models.differential.pc import MAC, MEMORY, overlap, reachable, unanswered
+from nic_models.differential.steps import (
     Arrive,
     Frame,
     Link,
     Poke,
     Primitive,
     Read,
-    RxDescriptor,
     Step,
     Write,
 )
+from nic_models.e1000.differential.registers import STATISTICS
+from nic_models.e1000.differential.state import (
+    Arriving,
+    RxView,
+    State,
+    buffers,
+    receives,
+)
+from nic_models.e1000.differential.steps import LINK_UP, RxDescriptor
 from nic_models.e1000.fetch import FCS_BYTES
 from nic_models.e1000.registers import (
     RAR_COUNT,
@@ -98,7 +95,7 @@ def _full(state: State, step: Primitive) -> bool:
     if view is None or not arriving:
         return False
     waiting = [*state.waiting, *arriving][view.frames :]
-    return sum(waiting) > state.ours.device.receiver.fifo_size
+    return sum(waiting) > state.ours.receiver.fifo_size
 
 
 def _late_filter(state: State, step: Primitive) -> bool:
@@ -132,7 +129,7 @@ def _few(state: State, step: Primitive) -> bool:
 def _torn_buffer(state: State, step: Primitive) -> bool:
     view = places(state, step)
     return view is not None and any(
-        not reachable(where.start, len(where)) and not nobodys(where.start, len(where))
+        not reachable(where.start, len(where)) and not unanswered(where.start, len(where))
         for where in buffers(view.used)
     )
 
@@ -147,7 +144,7 @@ def _hash(state: State, step: Primitive) -> bool:
     for frame in arrivals(state, step):
         if not frame.passes and not frame.group:
             bit = mta_hash(frame.to, mo)
-            if int(state.ours.device.receiver.filter.table[bit >> 5]) >> (bit & 31) & 1:
+            if int(state.ours.receiver.filter.table[bit >> 5]) >> (bit & 31) & 1:
                 return True
     return False
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from bench.truth.differences import Imitation, Row
-from bench.truth.pair import LINK_UP, Theirs, reset_by_hand
-from bench.truth.state import State
-from bench.truth.steps import ETHERTYPE, Arrive, Link, Primitive, Read, Write
+from nic_models.differential.contract import Imitation, OtherDevice, Row
+from nic_models.differential.steps import ETHERTYPE, Arrive, Link, Primitive, Read, Write
+from nic_models.e1000.device import E1000Device
+from nic_models.e1000.differential.state import State
+from nic_models.e1000.differential.steps import LINK_UP
 from nic_models.e1000.interrupts import CAUSES
 from nic_models.e1000.registers import (
     CTRL,
@@ -39,9 +40,10 @@ KNOWN: Final = (
 ) - _NOT_MODELLED
 #: Read and compared at the end of every trace: all of them, but of the tables only a few.
 CLOSING: Final = (
-    *sorted(set(map(int, Reg)) - _NOT_MODELLED),
+    *sorted(set(Reg) - _NOT_MODELLED),
     *(function(i) for function in (mta, ral, rah) for i in (1, 15)),
 )
+_BY_OFFSET: Final = frozenset(map(int, Reg))
 STATISTICS: Final = frozenset(range(Reg.MPC, Reg.TPT + 4, 4))
 
 #: Registers that QEMU 7.2 has not: they read 0, and forget what is written.
@@ -67,6 +69,11 @@ _THEIR_CTRL: Final = 0x0014_0240
 _THEIR_MANC: Final = 0x0022_2300
 
 
+def named(offset: int) -> int:
+    """The register with its name, if it has one."""
+    return Reg(offset) if offset in _BY_OFFSET else offset
+
+
 def out_of_scope(step: Primitive) -> bool:
     """What ``nic_models/e1000/device.py`` says that it does not model."""
     if not isinstance(step, Read | Write):
@@ -87,9 +94,18 @@ def _ctrl(state: State, register: int, ours: int, theirs: int) -> bool:
     return register == Reg.CTRL and register not in state.written and theirs == _THEIR_CTRL
 
 
-def _rst(state: State, step: Primitive) -> Callable[[Theirs], None] | None:
+def _reset_by_hand(theirs: OtherDevice, ours: E1000Device) -> None:
+    """What CTRL.RST would do to QEMU's e1000: a power-on reset, with the multicast table kept."""
+    theirs.reset()
+    for index in range(MTA_COUNT):
+        value = ours.read32(mta(index))
+        if value:
+            theirs.write32(mta(index), value)
+
+
+def _rst(state: State, step: Primitive) -> Callable[[OtherDevice], None] | None:
     if isinstance(step, Write) and step.register == Reg.CTRL and step.value & CTRL.RST:
-        return partial(reset_by_hand, ours=state.ours)
+        return partial(_reset_by_hand, ours=state.ours)
     return None
 
 
@@ -103,11 +119,11 @@ def _status_without_slu(state: State, register: int, ours: int, theirs: int) -> 
 
 
 def _no_lsc(state: State, step: Primitive) -> Imitation:
-    slu, known = state.slu, state.ours.device.interrupts.cause & INT.LSC
+    slu, known = state.slu, state.ours.interrupts.cause & INT.LSC
     yield
     changed = slu != state.slu and state.cable and not known
     if changed:
-        state.ours.write(Reg.ICR, int(INT.LSC))
+        state.ours.write32(Reg.ICR, int(INT.LSC))
     yield
     return changed
 
@@ -163,17 +179,17 @@ def _manc(state: State, register: int, ours: int, theirs: int) -> bool:
 
 
 def _ics(state: State, register: int, ours: int, theirs: int) -> bool:
-    return register == Reg.ICS and theirs == state.ours.device.interrupts.cause
+    return register == Reg.ICS and theirs == state.ours.interrupts.cause
 
 
 def _mask(state: State, register: int, ours: int, theirs: int) -> bool:
     return register == Reg.IMS and theirs & CAUSES == ours
 
 
-def _causes(state: State, step: Primitive) -> Callable[[Theirs], None] | None:
+def _causes(state: State, step: Primitive) -> Callable[[OtherDevice], None] | None:
     if isinstance(step, Write) and step.register == Reg.ICS and step.value & ~CAUSES:
         value = step.value & CAUSES
-        return lambda theirs: theirs.write(Reg.ICS, value)
+        return lambda theirs: theirs.write32(Reg.ICS, value)
     return None
 
 
