@@ -27,7 +27,7 @@ help:
 	@echo '                 the dump server by itself, for a real network'
 	@echo 'make test        all tests        make lint    ruff, mypy, import-linter'
 	@echo 'make bench       MB/s of each tier and profile, next to tftpd-hpa'
-	@echo 'make soak        100,000 random steps on our e1000 and on QEMU: do they agree?'
+	@echo 'make soak        100,000 random steps on our NIC and on QEMU: do they agree? [ARGS="--nic NAME"]'
 	@echo 'make clean       remove run folders, caches and the virtual environment'
 
 # What a scenario needs, and what development needs besides: one environment, two stages.

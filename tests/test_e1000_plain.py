@@ -19,7 +19,7 @@ from nic_models.e1000 import plain
 from nic_models.e1000.descriptors import TX_READ
 from nic_models.e1000.registers import RCTL, RCTL_BSIZE_SHIFT, TCTL, Reg
 from nic_models.frames import Frames
-from tests.test_e1000_device import (
+from tests.e1000_device_rig import (
     DEXT,
     EOP,
     GIGABIT,

@@ -23,7 +23,7 @@ from bench.parts import NICS, nic_family
 ROOT: Final = Path(__file__).parent.parent
 ROOMS: Final = ("bench", "guest", "netdump", "nic_models", "server", "scripts", "tests")
 
-#: Tests that know a family, besides those whose names begin with it (test_e1000...): why.
+#: Tests that know a family, besides those that have its name (test_e1000_..., e1000_...): why.
 ALLOWED: Final = {
     ("e1000", "tests/test_qemu_nic.py"): "drives QEMU's NIC by hand, without a driver",
     ("e1000", "tests/test_mutations.py"): "plants a defect in its driver's takeover",
@@ -59,7 +59,7 @@ def outsiders(family: str) -> list[str]:
         path
         for path in modules()
         if not lives_in(path, FAMILIES[family])
-        and not path.startswith(f"tests/test_{family}")
+        and not path.startswith((f"tests/test_{family}", f"tests/{family}_"))
         and (family, path) not in ALLOWED
     ]
 

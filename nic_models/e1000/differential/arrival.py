@@ -11,24 +11,9 @@ from typing import Final
 
 from nic_models.differential.contract import Row
 from nic_models.differential.pc import MAC, MEMORY, overlap, reachable, unanswered
-from nic_models.differential.steps import (
-    Arrive,
-    Frame,
-    Link,
-    Poke,
-    Primitive,
-    Read,
-    Step,
-    Write,
-)
+from nic_models.differential.steps import Arrive, Frame, Link, Poke, Primitive, Read, Step, Write
 from nic_models.e1000.differential.registers import STATISTICS
-from nic_models.e1000.differential.state import (
-    Arriving,
-    RxView,
-    State,
-    buffers,
-    receives,
-)
+from nic_models.e1000.differential.state import Arriving, RxView, State, buffers, receives
 from nic_models.e1000.differential.steps import LINK_UP, RxDescriptor
 from nic_models.e1000.fetch import FCS_BYTES
 from nic_models.e1000.registers import (

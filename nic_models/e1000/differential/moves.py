@@ -10,15 +10,7 @@ from typing import Final
 
 from nic_models.differential.contract import Dice, Move
 from nic_models.differential.pc import MAC, MEMORY
-from nic_models.differential.steps import (
-    Arrive,
-    Frame,
-    Link,
-    Poke,
-    Read,
-    Step,
-    Write,
-)
+from nic_models.differential.steps import Arrive, Frame, Link, Poke, Read, Step, Write
 from nic_models.e1000.differential.registers import CLOSING, STATISTICS, named
 from nic_models.e1000.differential.steps import LINK_UP, Advance, RxDescriptor, TxDescriptor
 from nic_models.e1000.registers import CTRL, INT, RCTL, TCTL, Reg, mta, mta_hash, rah, ral
