@@ -1,4 +1,4 @@
-"""The 82540EM model, whatever software does: nothing raises, nothing outside memory is touched, and
+"""The 82540EM model and arbitrary software: nothing raises, nothing outside memory is touched, and
 no frame is lost, torn or out of order.
 """
 
