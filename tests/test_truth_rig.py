@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from importlib.metadata import EntryPoint
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -482,7 +483,7 @@ def test_shrinking_thins_a_batch_of_frames_and_stops_at_its_budget() -> None:
 def test_the_command_refuses_a_nic_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--nic", "nonesuch", "--steps", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bench.truth: no NIC family is called 'nonesuch'; there are: ")
+    assert line.startswith("bench.truth: no family of NICs is named "nonesuch" (")
 
 
 @pytest.mark.parametrize(
@@ -499,7 +500,7 @@ def test_the_command_refuses_a_nic_that_can_not_be_compared(
     family: NicFamily = replace(parts.nic_family(name), name="odd", **nothing)
     known = {name: parts.nic_family(name), "odd": family}
     monkeypatch.setattr(families, "nic_family", known.__getitem__)
-    monkeypatch.setattr(families, "nic_names", lambda: list(known))
+    monkeypatch.setattr(families, "NICS", SimpleNamespace(names=lambda: list(known)))
     for more in ([], ["--document"]):
         assert main(["--nic", "odd", *more]) == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -509,9 +510,9 @@ def test_the_command_refuses_a_nic_that_can_not_be_compared(
 
 
 def test_two_families_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(group: str, name: str) -> tuple[EntryPoint, ...]:
-        return tuple(EntryPoint(name, value, group) for value in ("one.family:A", "other:B"))
-
-    monkeypatch.setattr(parts, "entry_points", twice)
-    with pytest.raises(BadInput, match=r"one\.family:A, other:B; uninstall all but one"):
+    entries = [
+        EntryPoint("twice", value, "netdump_bench.nics") for value in ("one.family:A", "other:B")
+    ]
+    monkeypatch.setattr(parts, "_registered", lambda group: {"twice": entries})
+    with pytest.raises(BadInput, match=r"one\.family:A and other:B; uninstall all but one"):
         parts.nic_family("twice")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.errors import BadInput
-from bench.parts import nic_family, nic_names
+from bench.parts import NICS, nic_family
 from nic_models.differential.contract import Differential
 from nic_models.family import OnQemu
 
@@ -24,7 +24,7 @@ def comparable(name: str) -> tuple[Differential, OnQemu]:
 
 def comparables() -> list[str]:
     """The names of all that can be compared."""
-    families = map(nic_family, nic_names())
+    families = map(nic_family, NICS.names())
     return [
         family.name
         for family in families
