@@ -483,7 +483,7 @@ def test_shrinking_thins_a_batch_of_frames_and_stops_at_its_budget() -> None:
 def test_the_command_refuses_a_nic_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--nic", "nonesuch", "--steps", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bench.truth: no family of NICs is named "nonesuch" (")
+    assert line.startswith('bench.truth: no family of NICs is named "nonesuch" (')
 
 
 @pytest.mark.parametrize(
