@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import catalogue, doctor, put_in
-from bench.errors import BadInput, BenchError, MachineLacks, nearest
+from bench.errors import BadInput, BenchError, MachineLacks
 from bench.guests import with_kernel
 from bench.play import MAX_SEED, play, replay, require_room_for
 from bench.progress import Progress, make_progress
@@ -41,6 +41,7 @@ from bench.scenario import (
     load_scenario,
     only_profile,
 )
+from bench.spelling import nearest
 from bench.tiers import first_choice, missing_packages
 from bench.verdict import to_text
 
@@ -193,7 +194,7 @@ def _parser() -> _Parser:
 
     run = commands.add_parser("run", help="play a scenario and judge it")
     run.add_argument("scenario", metavar="NAME|FILE", help="a scenario's name, or a TOML file")
-    run.add_argument("--tier", metavar="T", help="tap, qemu or sim (default: the most real)")
+    run.add_argument("--tier", metavar="T", help=f"{', '.join(TIERS)} (default: the most real)")
     run.add_argument("--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="default 1")
     run.add_argument("--profile", metavar="P", help=f"only the cases of {', '.join(PROFILES)}")
     _part_options(run)
@@ -230,6 +231,9 @@ def _parser() -> _Parser:
     replay.add_argument("folder", metavar="RUN_FOLDER", type=_folder)
     _output_options(replay, runs_default=None)
     replay.set_defaults(run=_replay)
+
+    grammar = commands.add_parser("schema", help="the grammar of scenario files, as JSON Schema")
+    grammar.set_defaults(run=_schema)
 
     serve = commands.add_parser("serve", help="the dump server by itself, for a real network")
     _serve_options(serve)
@@ -416,7 +420,7 @@ def _console() -> Console:
     return _Console() if sys.stdout.isatty() else _Console(width=WIDTH)
 
 
-# --- needs, list and doctor ----------------------------------------------------------------------
+# --- needs, list, schema and doctor ---------------------------------------------------------------
 
 
 def _needs(arguments: argparse.Namespace, _words: list[str]) -> int:
@@ -474,6 +478,15 @@ def _parts(arguments: argparse.Namespace, _words: list[str]) -> int:
         table.add_row(entry.sort, Text(entry.name, "bold"), "ok" if entry.ok else "-", Text(says))
     with _printing():
         _console().print(table)
+    return 0
+
+
+def _schema(_arguments: argparse.Namespace, _words: list[str]) -> int:
+    """For editors: they complete and check scenario files by it."""
+    from bench.scenario.editor import json_schema
+
+    with _printing():
+        sys.stdout.write(to_text(json_schema()))
     return 0
 
 

@@ -5,8 +5,6 @@ Anything else that escapes is a defect of the bench, and shows its traceback.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -26,10 +24,3 @@ class MachineLacks(BenchError):
     """This machine lacks what was demanded; the message ends with the cure."""
 
     status = 3
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """``'; did you mean "locked"?'``, or nothing where no choice is near."""
-    lowered = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return f'; did you mean "{lowered[close[0]]}"?' if close else ""

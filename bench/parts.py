@@ -21,8 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Generic, TypeVar
 
-from bench.errors import BadInput, nearest
+from bench.errors import BadInput
 from bench.kinds import ClientKind, MachineKind, ServerKind
+from bench.spelling import nearest
 from nic_models.family import NicFamily
 
 #: What a scenario has that names none.

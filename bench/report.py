@@ -22,27 +22,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.judge.oracles import ORACLES
 from bench.repeat import Repeated, differences, rows
 from bench.scenario.values import show_ranges, show_size
 from bench.tiers import ROWS
-from bench.verdict import BROKE_DOWN, DISTURBED, NOT_JUDGED, ORACLES, CaseResult, RunResult
+from bench.verdict import NOT_JUDGED, OUTCOMES, CaseResult, RunResult
+from bench.wire.actions import ACTIONS
+from bench.wire.bystanders import TRICKS
 
 WIDTH: Final = 100
 _LABEL: Final = 11  # columns of a label, with the space after it
 _INDENT: Final = 2
 
-#: How a run may end, and what that means.
-OUTCOMES: Final = {
-    "complete": "The stored dump equals memory at the panic, byte for byte.",
-    "silent-hole": "The client reports success, yet what is stored is not what memory held.",
-    "false-success": "The client reports success, yet the server has no complete dump.",
-    "failed": "The client gave up, and said so.",
-    "deadlock": "The driver waits for a lock whose owner will never run again.",
-    "hung": "The run used up its time without an end.",
-    BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
-    DISTURBED: "This machine kept the bench from running: what came is not judged.",
-    "lost": "The machine was gone before its dump had an end.",
-}
 _PLURALS: Final = {"silent-hole": "silent holes", "deadlock": "deadlocks"}
 
 #: Why a frame may be refused, for those reasons whose name does not say it all.
@@ -66,24 +57,6 @@ REFUSALS: Final = {
     "arp-not-for-us": "ARP requests for other hosts",
     "arp-unasked": "ARP replies that came unasked",
     "out-of-mbufs": "no buffer left to send with",
-}
-
-#: What the wire does, and what that makes of a frame.
-_DEEDS: Final = {
-    "drop": "lost",
-    "duplicate": "doubled",
-    "reorder": "overtaken",
-    "corrupt": "damaged",
-    "truncate": "cut short",
-    "delay": "delayed",
-}
-
-#: What bystanders send.
-_HEARD: Final = {
-    "acks-for-another-mac": "acks for another MAC",
-    "unicast-to-others": "unicast frames between others",
-    "broadcast-noise": "broadcasts",
-    "arp-spoof": "ARP replies that claim others' addresses",
 }
 
 
@@ -228,10 +201,8 @@ def _wire(cases: Iterable[CaseResult]) -> Iterator[Paragraph]:
     deeds: Counter[str] = Counter()
     for case in cases:
         deeds.update(case.wire)
-    befell = [f"{n:,} {_DEEDS[name]}" for name, n in deeds.items() if n and name in _DEEDS]
-    heard = [
-        f"{n:,} {_HEARD.get(name, name)}" for name, n in deeds.items() if n and name not in _DEEDS
-    ]
+    befell = [f"{n:,} {ACTIONS[name].makes}" for name, n in deeds.items() if n and name in ACTIONS]
+    heard = [f"{n:,} {TRICKS[name].heard}" for name, n in deeds.items() if n and name in TRICKS]
     told = [f"{', '.join(befell)}"] * bool(befell) + [f"heard {', '.join(heard)}"] * bool(heard)
     if told:
         yield Paragraph("wire", f"{'; '.join(told)}.")

@@ -15,15 +15,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationIn
 class Table(BaseModel):
     """Strict and immutable: unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        # The text under a key is its description, for `netdump-bench schema`.
+        use_attribute_docstrings=True,
+    )
 
 
-class PartTable(BaseModel):
+class PartTable(Table):
     """A table whose ``kind`` names a part. Keys that are not here are that part's options: they are
     kept as they came, and read by its own table once the case's part is known.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="allow")
 
     kind: str
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from bench.errors import BadInput, MachineLacks, nearest
+from bench.errors import BadInput, MachineLacks
 from bench.kinds import Host
+from bench.spelling import nearest
 from bench.wire.contracts import Capability
 
 if TYPE_CHECKING:

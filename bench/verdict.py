@@ -14,23 +14,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
-OracleState = Literal["held", "broken", "not-applicable"]
-
-#: What is ruled on, in the order of the verdict; ``judge/oracles.py`` says how.
-OracleName = Literal[
-    "bytes-equal",
-    "no-false-success",
-    "no-false-failure",
-    "ack-means-kept",
-    "panic-hygiene",
-    "liveness",
-    "server-safety",
-    "idempotence",
-    "device-truth",
-]
-ORACLES: Final[tuple[OracleName, ...]] = get_args(OracleName)
+from bench.judge.oracles import ORACLES, OracleState
 
 #: Holes, violations and notes that are listed; the rest is counted.
 MAX_LISTED: Final = 100
@@ -43,6 +29,21 @@ BROKE_DOWN: Final = "broke-down"
 DISTURBED: Final = "disturbed"
 #: Runs that are not judged: they accuse nobody, and pass for nothing.
 NOT_JUDGED: Final = frozenset({BROKE_DOWN, DISTURBED})
+
+#: How a run may end, and what that means.
+OUTCOMES: Final = {
+    "complete": "The stored dump equals memory at the panic, byte for byte.",
+    "silent-hole": "The client reports success, yet what is stored is not what memory held.",
+    "false-success": "The client reports success, yet the server has no complete dump.",
+    "failed": "The client gave up, and said so.",
+    "deadlock": "The driver waits for a lock whose owner will never run again.",
+    "lost": "The machine was gone before its dump had an end.",
+    "hung": "The run used up its time without an end.",
+    BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
+    DISTURBED: "This machine kept the bench from running: what came is not judged.",
+}
+#: Those that a case may be there to see.
+EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in {"hung", *NOT_JUDGED})
 
 
 @dataclass(slots=True)
@@ -101,8 +102,7 @@ class CaseResult:
     profile: str
     mode: str
     outcome: str
-    """complete, silent-hole, false-success, failed, deadlock, hung, lost; or, where nothing was
-    judged, broke-down or disturbed."""
+    """One of ``OUTCOMES``."""
     expected: str
     met: bool
     oracles: dict[str, OracleState] = field(default_factory=dict)

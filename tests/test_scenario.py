@@ -211,6 +211,43 @@ IMPOSSIBLE: list[tuple[str, str, str]] = [
         '[[wire.fault]]\ndoes = "drop"\nkind = "ack"\ndirection = "to-server"\nindex = 0\n' + CASE,
         "no ack frame ever travels to-server",
     ),
+    (
+        "a HERALD to the client",
+        '[[wire.fault]]\ndoes = "drop"\nkind = "herald"\ndirection = "to-client"\nindex = 0\n'
+        + CASE,
+        "no herald frame ever travels to-client",
+    ),
+    (
+        "a delay without a time",
+        '[[wire.fault]]\ndoes = "delay"\nindex = 0\n' + CASE,
+        "x.toml:3: wire.fault[1]: delay needs delay_us",
+    ),
+    (
+        "a delayed loss",
+        '[[wire.fault]]\ndoes = "drop"\nindex = 0\ndelay_us = 5\n' + CASE,
+        "x.toml:6: wire.fault[1].delay_us: is for delay: drop has no use for it",
+    ),
+    (
+        "overtaken by a delay",
+        '[[wire.fault]]\ndoes = "delay"\nindex = 0\ndelay_us = 5\nby_frames = 1\n' + CASE,
+        "x.toml:7: wire.fault[1].by_frames: is for reorder: delay has no use for it",
+    ),
+    (
+        "half a duplicate",
+        '[[wire.fault]]\ndoes = "duplicate"\nindex = 0\nlength = 60\n' + CASE,
+        "x.toml:6: wire.fault[1].length: is for truncate: duplicate has no use for it",
+    ),
+    (
+        "a cut behind the end",
+        '[[wire.fault]]\ndoes = "truncate"\nindex = 0\nlength = 1514\n' + CASE,
+        "x.toml:6: wire.fault[1].length: cuts nothing: at this nic.mtu no frame is longer",
+    ),
+    (
+        "a cut behind the end of one case's frames",
+        CASE + 'wire = { fault = [ { does = "truncate", index = 0, length = 1000 } ] }\n'
+        "nic = { mtu = 900 }\n",
+        "x.toml:6: case[1].wire.fault[1].length: cuts nothing: at this nic.mtu no frame is longer",
+    ),
     ("a CPU too far", "[machine]\ncpus = 2\npanic_cpu = 2\n" + CASE, "no such CPU"),
     (
         "selective acks for a stock client",
@@ -253,9 +290,6 @@ IMPOSSIBLE: list[tuple[str, str, str]] = [
     ("at alone", CASE.replace("}", ', at = "3" }'), "at and otherwise come together"),
     ("an error of success", CASE.replace("}", ', error = "EIO" }'), "reports no error"),
     ("no expectation", CASE.replace('outcome = "complete"', ""), "expects nothing"),
-    ("an absolute path", '[client]\npath = "/etc"\n' + CASE, "relative path"),
-    ("an odd ring", "[nic]\ntx_ring = 12\n" + CASE, "multiple of 8"),
-    ("an empty list", HEAD.replace(HEAD, "tiers = []\n") + CASE, "is empty"),
 ]
 
 

@@ -9,14 +9,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from bench.judge.oracles import ORACLES, OracleState
 from bench.report import print_verdict
 from bench.verdict import (
     MAX_LISTED,
-    ORACLES,
     CaseResult,
     Difference,
     Hole,
-    OracleState,
     PanicContext,
     RunResult,
     to_text,

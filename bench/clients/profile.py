@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt
 
 from bench.kinds import ClientKind
+from bench.scenario import written
 from bench.table import Table
 from netdump.profiles import PROFILES, Profile
 
@@ -18,23 +19,21 @@ if TYPE_CHECKING:
 _HEADERS: Final = 52
 
 
-def _path(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/") or "\0" in value or len(value) > 1023:
-        raise ValueError("the server takes a relative path of at most 1023 bytes, without '..'")
-    return value
-
-
 class ProfileOptions(Table):
     """Overrides of the profile's own numbers."""
 
     polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
+    """Polls without progress before frames are sent again."""
     retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
+    """How often that is done without progress before the client gives up."""
     window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
+    """The most frames in flight, of a client with a sliding window."""
     footer: StrictBool | None = None
     """Send a second copy of the header after the data: it lets a server confirm the tail."""
     selective_acks: StrictBool | None = None
     """Offer to take one ack for many frames; only our server takes the offer."""
-    path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
+    path: Annotated[str, written.PATH] | None = None
+    """Below the server's folder: where the dump is to go."""
 
 
 def _of(case: ResolvedCase) -> ProfileOptions:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.judge.compare import Comparison, Image, Stored
-from bench.verdict import OracleState
+
+OracleState = Literal["held", "broken", "not-applicable"]
 
 
 @dataclass(frozen=True, slots=True)

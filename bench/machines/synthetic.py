@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import Field, PlainValidator, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
 from bench.kinds import MachineKind
+from bench.scenario import written
 from bench.table import Table
 
 if TYPE_CHECKING:
@@ -15,23 +16,17 @@ if TYPE_CHECKING:
     from bench.story.told import Story, Tell
 
 
-def _step(value: object) -> str | int | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError(f"{value!r} is not a step: write its name or its number, counted from 0")
-
-
 class SyntheticOptions(Table):
     """What only this kind has."""
 
     zero_pages: StrictBool = True
     """Whether some pages hold only zeros, as in a real machine: a hole there can't be seen."""
     panic_cpu: Annotated[StrictInt, Field(ge=0)] = 0
+    """The one that panics, and dumps; counted from 0."""
     panic_during: Literal["idle", "transmit", "interrupt"] = "idle"
-    panic_at: Annotated[str | int | None, PlainValidator(_step)] = None
-    """Before which step of that work: its name, or its number from 0. None = before the first."""
+    """What the driver was at when the panic struck."""
+    panic_at: Annotated[str | int, written.STEP] | None = None
+    """Before which step of that work: its name or number, from 0; not given: the first."""
     starve_mbufs: StrictBool = False
     """The ordinary allocator has nothing left."""
 

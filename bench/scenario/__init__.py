@@ -23,7 +23,6 @@ from bench.scenario.schema import (
     ResolvedCase,
     Scenario,
     Server,
-    Tier,
     Wire,
 )
 
@@ -42,7 +41,6 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Server",
-    "Tier",
     "Wire",
     "expand_cases",
     "list_scenarios",

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from bench.assemble import why_not
 from bench.scenario.positions import Path
 from bench.scenario.schema import (
-    CLIENT_KINDS,
-    SERVER_KINDS,
     Case,
     Document,
     ResolvedCase,
     Wire,
 )
+from bench.wire import actions
+from bench.wire.actions import ACTIONS, ETHERNET_HEADER
+from bench.wire.kinds import ONLY
 
 
 def faults(document: Document) -> Iterator[tuple[Path, str]]:
@@ -34,9 +35,16 @@ def _faults(whose: Path, wire: Wire) -> Iterator[tuple[Path, str]]:
         path: Path = (*whose, "fault", i)
         if (fault.chance is None) == (fault.index is None):
             yield path, "give exactly one of chance and index"
-        for kinds, direction in ((CLIENT_KINDS, "to-client"), (SERVER_KINDS, "to-server")):
-            if fault.kind in kinds and fault.direction == direction:
-                yield (*path, "direction"), f"no {fault.kind} frame ever travels {direction}"
+        if fault.direction not in ("both", ONLY.get(fault.kind, fault.direction)):
+            yield (*path, "direction"), f"no {fault.kind} frame ever travels {fault.direction}"
+        row = ACTIONS[fault.does]
+        for name in actions.SETTINGS:
+            given = name in fault.model_fields_set
+            if given and row.setting != name:
+                users = ", ".join(does for does, other in ACTIONS.items() if other.setting == name)
+                yield (*path, name), f"is for {users}: {fault.does} has no use for it"
+            if not given and row.setting == name and row.needs_setting:
+                yield path, f"{fault.does} needs {name}"
 
 
 def expectations(document: Document, case: Case, number: int) -> Iterator[tuple[Path, str]]:
@@ -86,5 +94,10 @@ def settings(case: ResolvedCase) -> Iterator[tuple[Path, str]]:
                 yield path, says
     if case.sweep_over == "panic-step" and case.machine_part.kind.count_steps is None:
         yield ("sweep",), f"a {case.machine.kind} machine has no steps of ours to strike at"
+    longest = case.nic.mtu + ETHERNET_HEADER
+    for i, fault in enumerate(case.wire.fault):
+        if fault.length is not None and fault.length >= longest:
+            says = f"cuts nothing: at this nic.mtu no frame is longer than {longest} bytes"
+            yield ("wire", "fault", i, "length"), says
     if not case.server.present and case.expect.outcome in ("complete", "silent-hole"):
         yield ("expect", "outcome"), "there is no server, so no dump is claimed"

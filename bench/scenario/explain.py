@@ -8,8 +8,8 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 
-from bench.errors import nearest
 from bench.scenario.positions import Path
+from bench.spelling import nearest
 
 _WANTED: Final = {
     "int_type": "a whole number",

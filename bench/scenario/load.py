@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from bench.errors import BadInput, nearest
+from bench.errors import BadInput
 from bench.kinds import Replaced
 from bench.scenario import combinations
 from bench.scenario.explain import explain as _explain
@@ -23,6 +23,7 @@ from bench.scenario.positions import Path, index_positions
 from bench.scenario.resolve import Wrong, merged_part, options_problems, resolve_case
 from bench.scenario.schema import Case, Document, Replaceable, ResolvedCase, Scenario, Wire
 from bench.scenario.values import MAX_RANGE
+from bench.spelling import nearest
 
 #: Where the scenarios that come with the bench live.
 HOME: Final = FilePath(__file__).resolve().parents[2] / "scenarios"

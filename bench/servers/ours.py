@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field, StrictBool
+from pydantic import Field, StrictBool
 
 from bench.kinds import NamespacePlace, ServerKind, SimulatedPlace
-from bench.scenario.values import parse_size
+from bench.scenario.schema import Size
 from bench.servers.inprocess import InProcessServer
 from bench.servers.process import ServerProcess
 from bench.table import Table
@@ -24,7 +24,8 @@ class OurOptions(Table):
     """Holds acks that a stock client would take for those of other frames."""
     strict_finish: StrictBool = True
     """Does not acknowledge FINISHED while the dump has holes."""
-    max_dump: Annotated[Annotated[int, BeforeValidator(parse_size)] | None, Field(ge=4096)] = None
+    max_dump: Annotated[Size | None, Field(ge=4096)] = None
+    """A larger dump is refused; not given: the server's own limit."""
 
     def config(self) -> ServerConfig:
         """For the core in memory."""

@@ -258,6 +258,9 @@ def _stage(
             kind=fault.kind,
             probability=fault.chance,
             index=fault.index,
+            by_frames=fault.by_frames,
+            delay_us=fault.delay_us,
+            length=fault.length,
         )
         for fault in case.wire.fault
     ]
