@@ -45,8 +45,9 @@ CURES: Final[dict[str, str]] = {
     "qemu-old": "install QEMU 7.2 or newer",
     "guest-image": "make scenario NAME=nmi-panic",
     "kvm": "none needed, TCG boots a guest in seconds; for KVM: a CPU that shows vmx or svm",
-    "docker": "apt-get install docker.io",
-    "docker-daemon": "start the Docker daemon, and join the group docker",
+    "docker": "scripts/debian-packages docker, as root",
+    "docker-daemon": "scripts/docker-engine start, as root; or start the machine's own",
+    "docker-root": "play as root: a container's network is entered by root alone",
     "bench": "scripts/debian-packages bench, as root",
 }
 

@@ -87,11 +87,12 @@ class MachineKind(Kind):
     """``(case, stage, seed)`` -> how many of them there are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NamespacePlace:
     """Where a real server is brought up: the host's end of a TAP."""
 
     namespace: Namespace
+    """Where that end is. A server with a network of its own moves the TAP, and puts that here."""
     tap: TapWire
     segment: Segment
     address: str

@@ -227,7 +227,7 @@ def _run(
     scenario: Scenario, choice: Choice, seed: int, folder: RunFolder, progress: Progress
 ) -> RunResult:
     from bench.runner import run_scenario
-    from bench.servers.process import ServerLaunchFailure
+    from bench.servers.native import ServerLaunchFailure
     from bench.wire.contracts import WireError
     from guest.linux.image import GuestImageUnavailable
 

@@ -217,7 +217,7 @@ def _run(
                 struck = story.live()
                 tell("panic", where=struck)
                 expected = expected_dump(story)
-                disk = LiveDisk(stage.dumpdir, watch, expected)
+                disk = LiveDisk(stage.stored, watch, expected)
                 told = story.dump(struck)
             except QemuGone:
                 if story.emulator is not None:
@@ -291,7 +291,7 @@ def _judge(
         netconsole=last_words,
         wire=_wire_deeds(stage),
         violations=seen.violations,
-        notes=_notes(told, watch, seen),
+        notes=[*_notes(told, watch, seen), *(stage.server.notes if stage.server else ())],
     )
     if seen.comparison is not None and result.outcome == "silent-hole":
         holes = seen.comparison.holes
@@ -366,6 +366,6 @@ def _notes(told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
             f" {_page_count(pages)} from {min(pages) << 12:#x} on: dumped as it left them."
         )
     notes += told.notes
-    if seen.stored_as.endswith(".partial"):
+    if seen.stored_as and not seen.is_final:
         notes.append(f"The server keeps what came as {seen.stored_as}.")
     return notes

@@ -6,10 +6,15 @@ for each reason: those of all workers together (pytest-xdist).
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -44,11 +49,41 @@ def _qemu_and_a_guest() -> Capability:
     return found
 
 
+def _docker() -> Capability:
+    """An engine: the machine's, or one that is started for the session where none answers."""
+    from bench.servers.engine import can_docker
+
+    found = can_docker()
+    if found.ok or os.geteuid() != 0:
+        return found
+    script = Path(__file__).parent.parent / "scripts" / "docker-engine"
+    folder = tempfile.mkdtemp(prefix="netdump-engine-")
+
+    def end() -> None:
+        subprocess.run([script, "stop", folder], check=False, capture_output=True)
+        subprocess.run(["rm", "-r", folder], check=False)
+
+    started = subprocess.run(
+        [script, "start", "--plain", folder], capture_output=True, text=True, check=False
+    )
+    atexit.register(end)
+    if started.returncode:
+        why = started.stderr.strip().removeprefix("docker-engine: ")
+        return Capability(False, why, found.cure)
+    os.environ["DOCKER_HOST"] = started.stdout.strip().partition("=")[2]
+    return can_docker()
+
+
 #: Marker -> whether this machine can play it; found out once, and only if somebody asks.
 _CAN: Final[dict[str, Callable[[], Capability]]] = {
     "tap": cache(PROBES["tap"]),
     "qemu": cache(_qemu_and_a_guest),
+    "docker": cache(_docker),
 }
+
+
+def _named(marker: str) -> str:
+    return f"{marker} tier" if marker in PROBES else marker
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +92,7 @@ def _played_or_skipped(request: pytest.FixtureRequest) -> None:
         if request.node.get_closest_marker(tier):
             found = can()
             if not found.ok:
-                pytest.skip(f"no {tier} tier: {found.why}; cure: {found.cure}")
+                pytest.skip(f"no {_named(tier)}: {found.why}; cure: {found.cure}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -89,12 +89,14 @@ def values_of(said: dict[str, Any]) -> str:
         return f"{values_of(first)}, or a list"
     if said["type"] == "array":
         inside = values_of(said["items"])
-        return "tables" if inside == "a table" else f"a list of {inside}"
+        plural = {"a text": "a list of texts", "a table": "tables"}
+        return plural.get(inside, f"a list of {inside}")
     if said["type"] == "integer":
         return _span(said, str)
     if said["type"] == "string" and "maxLength" in said:
         return f"a text, {said['minLength']} to {said['maxLength']} characters"
-    return {"boolean": "`true`, `false`", "string": "a text"}[said["type"]]
+    rest = {"boolean": "`true`, `false`", "string": "a text", "object": "a table of texts"}
+    return rest[said["type"]]
 
 
 def _span(said: dict[str, Any], show: Any) -> str:

@@ -25,7 +25,7 @@ from bench import cli
 from bench.cures import CURES
 from bench.runs import RunFolder
 from bench.scenario import load_scenario
-from bench.servers.process import ServerLaunchFailure
+from bench.servers.native import ServerLaunchFailure
 from bench.verdict import CaseResult, RunResult
 from bench.wire import segment
 from bench.wire.contracts import WireError

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from bench.servers import DumpServer
-from bench.servers.process import ServerLaunchFailure, ServerProcess
+from bench.servers.native import ServerLaunchFailure
+from bench.servers.process import ServerProcess
 from bench.wire.namespace import NetNamespace
 from bench.wire.tap import can_tap
 from tests import wire_frames as wf

@@ -35,6 +35,11 @@ def not_applicable(why: str) -> Ruling:
     return Ruling("not-applicable", why)
 
 
+def not_ruled_on(why: str) -> Ruling:
+    """There is something to judge; this server gives no sight of it, or never promised it."""
+    return Ruling("not-applicable", f"not ruled on: {why}")
+
+
 @dataclass(slots=True)
 class Evidence:
     """What a played case left behind."""
@@ -68,6 +73,10 @@ class Evidence:
     replay_unanswered: int = 0
     """Of these, those that were not acknowledged again."""
     replay_changed: list[str] = field(default_factory=list)
+    not_idempotent: str = ""
+    """Why idempotence can't be ruled on for this server."""
+    not_counted: str = ""
+    """Why its descriptors could not be counted, and so a leak would not be seen."""
     server_present: bool = True
 
     @property
@@ -151,10 +160,14 @@ def liveness(seen: Evidence) -> Ruling:
 def server_safety(seen: Evidence) -> Ruling:
     if not seen.server_present:
         return not_applicable("there is no server in this story")
-    return broken("; ".join(seen.server_trouble)) if seen.server_trouble else HELD
+    if seen.server_trouble:
+        return broken("; ".join(seen.server_trouble))
+    return not_ruled_on(seen.not_counted) if seen.not_counted else HELD
 
 
 def idempotence(seen: Evidence) -> Ruling:
+    if seen.not_idempotent:
+        return not_ruled_on(seen.not_idempotent)
     if not seen.replayed:
         return not_applicable("no complete dump to send frames again to")
     if seen.replay_changed:

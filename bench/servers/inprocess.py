@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.servers import ServerProtocol
+from bench.servers.names import OURS, StoredDump
 from bench.servers.simhost import SimHost
 from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
@@ -21,6 +23,10 @@ from server.store import FsyncPolicy, Store
 
 class InProcessServer:
     """A ``DumpServer`` on a ``SimHost``."""
+
+    protocol: ServerProtocol = "netdump2"
+    names = OURS
+    notes = ()
 
     def __init__(
         self,
@@ -81,6 +87,9 @@ class InProcessServer:
     def restart(self) -> None:
         self.kill()
         self.start()
+
+    def stored(self) -> list[StoredDump]:
+        return self.names.dumps_in(self.dumpdir)
 
     def fd_count(self) -> int:
         """Descriptors of this process that refer to the dump folder or something in it."""

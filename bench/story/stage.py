@@ -30,6 +30,7 @@ from bench.clock import Budget, Clock, RealClock, VirtualClock
 from bench.kinds import Host, NamespacePlace, SimulatedPlace
 from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
+from bench.servers.names import StoredDump
 from bench.servers.simhost import HostConfig, SimHost
 from bench.tiers import ROWS, Row
 from bench.wire.answering import AnswersArp
@@ -104,6 +105,10 @@ class Stage:
     def server_trouble(self) -> list[str]:
         """What the server did that no server may do: raise, or die."""
         return [*self.trouble, *(self.server.trouble() if self.server is not None else ())]
+
+    def stored(self) -> list[StoredDump]:
+        """The dumps on the server's disk, the latest last."""
+        return self.server.stored() if self.server is not None else []
 
     def play_again(self, frames: list[bytes], enough: Callable[[Frames], bool]) -> Frames:
         """Send frames to the server outside the story; what came back until it was enough.
@@ -210,26 +215,26 @@ def _namespaced(
     namespace = closing.enter_context(open_namespace())
     tap = TapWire.open(namespace, segment, clock)
     closing.callback(tap.close)
+    place = NamespacePlace(
+        namespace=namespace,
+        tap=tap,
+        segment=segment,
+        address=server_ip,
+        dumpdir=dumpdir,
+        folder=dumpdir.parent,
+        mtu=case.nic.mtu,
+        closing=closing,
+    )
     server: DumpServer | None = None
     if case.server.present:
         part = case.server_part
         assert part.kind.in_namespace is not None, "the tier was chosen for it"
-        place = NamespacePlace(
-            namespace=namespace,
-            tap=tap,
-            segment=segment,
-            address=server_ip,
-            dumpdir=dumpdir,
-            folder=dumpdir.parent,
-            mtu=case.nic.mtu,
-            closing=closing,
-        )
         server = part.kind.in_namespace(place, part.options)
         closing.callback(server.kill)
         server.start()
 
     def listen(port: int) -> Listener:
-        return namespace.run(_listen, server_ip, port)
+        return place.namespace.run(_listen, server_ip, port)
 
     return _stage(tier, case, seed, dumpdir, observer, lost_s, closing, clock, tap, server, listen)
 
