@@ -13,7 +13,7 @@ from bench.tiers import ROWS
 if TYPE_CHECKING:
     from bench.scenario.schema import ResolvedCase
     from bench.story.stage import Stage
-    from bench.story.told import Story, Tell
+    from bench.story.told import AnyStory, Tell
 
 
 def why_not(case: ResolvedCase, tier: str) -> str:
@@ -49,7 +49,7 @@ def _with(*, emulated: bool) -> str:
     return f"tier {' or '.join(names)}"
 
 
-def make_story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> Story:
+def make_story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> AnyStory:
     """The run of this case: its machine's, or its client's where that brings its own."""
     make = case.client_part.kind.story or case.machine_part.kind.story
     return make(case, stage, seed, tell)

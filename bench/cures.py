@@ -24,6 +24,8 @@ CURES: Final[dict[str, str]] = {
     "host-network": f"start the container with a network of its own and {_CONTAINER}",
     "addresses-taken": "start the container with --network none, or with --cap-add SYS_ADMIN and"
     " --security-opt apparmor=unconfined",
+    "client-stack": "start the container with --cap-add SYS_ADMIN and"
+    " --security-opt apparmor=unconfined",
     "port-taken": "end the dump server that runs beside us, or start the container with"
     " --cap-add SYS_ADMIN and --security-opt apparmor=unconfined",
     # -- a user namespace

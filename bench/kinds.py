@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bench.servers import DumpServer
     from bench.servers.simhost import SimHost
     from bench.story.stage import Stage
-    from bench.story.told import Story, Tell
+    from bench.story.told import AnyStory, Story, Tell
     from bench.wire.namespace import Namespace
     from bench.wire.segment import Segment
     from bench.wire.tap import TapWire
@@ -139,7 +139,7 @@ class ClientKind(Kind):
     profiles: bool = False
     """A case has to name one of our profiles. A client that has none plays the cases of the
     profile that has no defect (``REFERENCE``)."""
-    story: Callable[[ResolvedCase, Stage, int, Tell], Story] | None = None
+    story: Callable[[ResolvedCase, Stage, int, Tell], AnyStory] | None = None
     """None: it runs on the case's machine, through its driver. Else how a case is told whose client
     is no code of that machine."""
     hosts: frozenset[Host] = frozenset({"namespace", "simulated"})

@@ -144,8 +144,9 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     yield from _swallowed(case)
     yield from _last_words(case)
     yield from _difference(case)
-    yield Paragraph("panic", _panic_context([case]))
+    yield from _panic_context([case])
     yield from _broken([case])
+    yield from _not_ruled_on([case])
     for note in case.notes[:5]:
         yield Paragraph("note", note)
 
@@ -153,7 +154,8 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
 def _called(case: CaseResult) -> str:
     """``netdump2, polled``; a case with a name of its own keeps it."""
     name = case.group or case.name
-    return f"{name if name.startswith(case.profile) else f'{name} ({case.profile})'}, {case.mode}"
+    called = name if name.startswith(case.profile) else f"{name} ({case.profile})"
+    return f"{called}, {case.mode}" if case.mode else called
 
 
 def _headline(met: bool, text: str) -> Paragraph:
@@ -257,9 +259,11 @@ def _hex(octets: str) -> str:
     return " ".join(octets[i : i + 2] for i in range(0, min(len(octets), 16), 2))
 
 
-def _panic_context(cases: list[CaseResult]) -> str:
+def _panic_context(cases: list[CaseResult]) -> Iterator[Paragraph]:
     """The worst over the runs; of most stories there is one."""
-    contexts = [case.panic_context for case in cases]
+    contexts = [case.panic_context for case in cases if case.panic_context is not None]
+    if not contexts:
+        return
     buffers = max(c.pool_high_water for c in contexts)
     size = max(c.pool_size for c in contexts)
     bypassed = max(c.locks_bypassed for c in contexts)
@@ -268,7 +272,8 @@ def _panic_context(cases: list[CaseResult]) -> str:
     text += f"{_count(max(c.polls for c in contexts), 'poll')}; "
     text += f"{_count(max(c.interrupts for c in contexts), 'interrupt')}; "
     text += f"locks bypassed {_count(bypassed, 'time')}"
-    return text + (f", {owned:,} of them held by a stopped CPU" * bool(owned)) + "."
+    text += f", {owned:,} of them held by a stopped CPU" * bool(owned)
+    yield Paragraph("panic", f"{text}.")
 
 
 def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
@@ -282,6 +287,20 @@ def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
                 told.setdefault(oracle, case.oracle_reasons.get(oracle, ""))
     for name, why in told.items():
         yield Paragraph("broken", f"{name}: {why}" if why else name, "yellow")
+
+
+def _not_ruled_on(cases: list[CaseResult]) -> Iterator[Paragraph]:
+    """What could not be seen, and so is not said to have held; those of one reason together."""
+    told: dict[str, dict[str, None]] = {}
+    for case in cases:
+        for oracle in ORACLES:
+            if case.oracles.get(oracle) == "not-ruled-on":
+                told.setdefault(case.oracle_reasons.get(oracle, ""), {})[oracle] = None
+    for why, oracles in told.items():
+        yield Paragraph("unruled", f"not ruled on: {', '.join(oracles)}: {why}")
+    if keys := dict.fromkeys(key for case in cases for key in case.uncounted):
+        what = f"not counted, and so not asked for: {', '.join(keys)}"
+        yield Paragraph("uncounted", f"{what}. Only our own client counts that.")
 
 
 def _missing(unmet: Iterable[str]) -> Iterator[Paragraph]:
@@ -320,16 +339,20 @@ def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
         for found in _difference(example):
             text = f"run {example.sweep_value}, for example: {found.text}"
             yield Paragraph(found.label, text, found.style)
-    yield Paragraph("panic", _panic_context(runs))
+    yield from _panic_context(runs)
     yield from _broken(runs)
+    yield from _not_ruled_on(runs)
 
 
 # --- the end --------------------------------------------------------------------------------------
 
 
 def _oracles(cases: list[CaseResult]) -> Iterator[Paragraph]:
-    """One line: what held in every case it applied to, and what did not, and where."""
+    """One line: what held in every case it applied to, what did not, and where, and what nobody
+    could see.
+    """
     held: list[str] = []
+    unruled: list[str] = []
     nowhere: list[str] = []
     broken: list[str] = []
     for oracle in ORACLES:
@@ -341,10 +364,17 @@ def _oracles(cases: list[CaseResult]) -> Iterator[Paragraph]:
                 if state == "broken"
             )
             broken.append(f"{oracle} ({', '.join(who)})")
-        else:
-            (held if "held" in states else nowhere).append(oracle)
+        elif "held" in states:
+            held.append(oracle)
+        elif "not-ruled-on" not in states:
+            nowhere.append(oracle)
+        if "not-ruled-on" in states:
+            some = [c for c, s in zip(cases, states, strict=True) if s == "not-ruled-on"]
+            names = ", ".join(dict.fromkeys(case.group or case.name for case in some))
+            unruled.append(oracle if len(some) == len(cases) else f"{oracle} ({names})")
     parts = [f"held: {', '.join(held)}"] if held else []
     parts += [f"broken: {', '.join(broken)}"] if broken else []
+    parts += [f"not ruled on: {', '.join(unruled)}"] if unruled else []
     parts += [f"not applicable: {', '.join(nowhere)}"] if nowhere else []
     if parts:
         yield Paragraph("oracles", "; ".join(parts) + ".")

@@ -20,12 +20,12 @@ from bench.errors import BadInput
 from bench.events import EventLog
 from bench.heartbeat import GIVEN_UP_S, Heartbeat
 from bench.judge.compare import Comparison
-from bench.judge.evidence import expected_dump, gather, read_disk
-from bench.judge.expect import unmet
+from bench.judge.evidence import gather, read_disk
+from bench.judge.expect import uncounted, unmet
 from bench.judge.live import LiveDisk
 from bench.judge.netconsole import NetconsoleWatch
 from bench.judge.netconsole import judge as judge_last_words
-from bench.judge.oracles import ORACLES, Evidence, outcome
+from bench.judge.oracles import Evidence, outcome, rule
 from bench.judge.watch import WireWatch
 from bench.kinds import Host
 from bench.progress import Progress
@@ -47,6 +47,7 @@ from bench.verdict import (
 from bench.wire.contracts import Direction
 from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
+from netdump.dumper import DumpImage
 from nic_models.frames import Frames
 
 
@@ -165,7 +166,7 @@ def _no_outcome(run: ResolvedCase, instead: str, why: str, beat: Heartbeat) -> C
         name=run.name,
         group=run.group,
         profile=run.profile,
-        mode=run.nic.mode,
+        mode=_mode(run),
         outcome=instead,
         expected=str(run.expect),
         met=False,
@@ -216,7 +217,7 @@ def _run(
                 story.boot()
                 struck = story.live()
                 tell("panic", where=struck)
-                expected = expected_dump(story)
+                expected = story.expected()
                 disk = LiveDisk(stage.stored, watch, expected)
                 told = story.dump(struck)
             except QemuGone:
@@ -259,19 +260,19 @@ def _judge(
     seen: Evidence,
     last_words: LastWords | None = None,
 ) -> CaseResult:
-    rulings = {name: oracle(seen) for name, oracle in ORACLES.items()}
+    rulings = rule(seen)
     report, stats = told.report, told.report.stats
     result = CaseResult(
         name=run.name,
         group=run.group,
         profile=run.profile,
-        mode=run.nic.mode,
+        mode=_mode(run),
         outcome=outcome(seen),
         expected=str(run.expect),
         met=False,
         oracles={name: ruling.state for name, ruling in rulings.items()},
         oracle_reasons={name: ruling.why for name, ruling in rulings.items() if ruling.why},
-        dump_bytes=told.client.image.length,
+        dump_bytes=0 if seen.expected is None else seen.expected.length,
         seconds=told.seconds,
         frames=watch.frames,
         retransmissions=stats.retransmissions,
@@ -290,6 +291,7 @@ def _judge(
         nic_wrote_pages=len(_pages(told)),
         netconsole=last_words,
         wire=_wire_deeds(stage),
+        uncounted=uncounted(run.expect, told.uncounted),
         violations=seen.violations,
         notes=[*_notes(told, watch, seen), *(stage.server.notes if stage.server else ())],
     )
@@ -302,28 +304,38 @@ def _judge(
     return result
 
 
+def _mode(run: ResolvedCase) -> str:
+    """How the driver was used; a client that is on the wire by itself has none."""
+    return run.nic.mode if run.client_part.kind.drives else ""
+
+
 def _why(failed_in: object, detail: str) -> str:
     step = getattr(failed_in, "value", "")
-    return f"It could not {step}: {detail}" if step else ""
+    return f"It could not {step}: {detail}" if step else detail
 
 
 def _first_difference(told: Told, found: Comparison | None) -> Difference | None:
     if found is None or not found.ranges:
         return None
     offset = found.ranges[0].start
-    image = told.client.image
-    at = offset - len(image.header)
-    physical: int | None = None
-    for segment in image.segments if at >= 0 else ():
-        if at < segment.length:
-            physical = segment.physical + at
-            break
-        at -= segment.length
+    physical = None if told.client is None else _physical(told.client.image, offset)
     return Difference(offset, found.expected_at_first.hex(), found.stored_at_first.hex(), physical)
 
 
-def _panic_context(told: Told) -> PanicContext:
+def _physical(image: DumpImage, offset: int) -> int | None:
+    """Where in memory a byte of the dump comes from; None for its header."""
+    at = offset - len(image.header)
+    for segment in image.segments if at >= 0 else ():
+        if at < segment.length:
+            return segment.physical + at
+        at -= segment.length
+    return None
+
+
+def _panic_context(told: Told) -> PanicContext | None:
     machine = told.machine
+    if machine is None:
+        return None
     guard, pool = machine.guard, machine.panic_pool
     return PanicContext(
         pool_high_water=pool.high_water,

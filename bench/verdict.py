@@ -130,8 +130,9 @@ class CaseResult:
     unmet: list[str] = field(default_factory=list)
     """What was expected and did not come."""
     oracle_reasons: dict[str, str] = field(default_factory=dict)
-    """For each oracle that is broken or not applicable: why."""
-    panic_context: PanicContext = field(default_factory=PanicContext)
+    """For each oracle that is not held: why."""
+    panic_context: PanicContext | None = field(default_factory=PanicContext)
+    """None: the client was a program, and no guard saw it."""
     foreign_frames_accepted: int = 0
     nic_wrote_pages: int = 0
     """Pages of memory that the NIC wrote to between the panic and the takeover."""
@@ -144,6 +145,8 @@ class CaseResult:
     takes no notice of it.
     """
     longest_pause_s: float = 0.0
+    uncounted: list[str] = field(default_factory=list)
+    """Keys of the case's ``expect`` for what nobody could count: it is not asked for."""
     violations: list[str] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     hole_bytes: int = 0

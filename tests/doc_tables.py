@@ -89,8 +89,12 @@ def values_of(said: dict[str, Any]) -> str:
         return f"{values_of(first)}, or a list"
     if said["type"] == "array":
         inside = values_of(said["items"])
-        plural = {"a text": "a list of texts", "a table": "tables"}
-        return plural.get(inside, f"a list of {inside}")
+        if inside in ("a table", "a text"):
+            return "tables" if inside == "a table" else "a list of texts"
+        return f"a list of {inside}"
+    if said["type"] == "object":
+        assert said["additionalProperties"] == {"type": "string"}, said
+        return "a table of texts"
     if said["type"] == "integer":
         return _span(said, str)
     if said["type"] == "string" and "maxLength" in said:

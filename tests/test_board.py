@@ -106,6 +106,19 @@ def test_time_in_which_the_bench_itself_did_not_run_is_given_back() -> None:
     assert budget.used_up(end + 40 * 10**9 + 1)
 
 
+def test_a_part_of_a_budget_begins_when_it_is_taken_and_gets_back_what_was_lost_since() -> None:
+    clock, lost = VirtualClock(0), 40.0
+    budget = Budget(clock, 300 * 10**9, lambda: lost)
+    clock.delay_us(5_000_000)
+    part = budget.part(10 * 10**9)
+    assert not part.used_up(15 * 10**9)
+    assert part.used_up(15 * 10**9 + 1), "what was lost before is none of its time"
+    lost = 42.0
+    assert not part.used_up(17 * 10**9)
+    assert part.used_up(17 * 10**9 + 1)
+    assert str(part) == "the run's budget of 10 s is used up"
+
+
 # --- turns ----------------------------------------------------------------------------------------
 
 

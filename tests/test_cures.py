@@ -29,6 +29,7 @@ from tests import seccomp
 ROOT = Path(__file__).resolve().parents[1]
 IN_CONTAINERS: Final = {
     *("tun-absent", "net-admin", "host-network", "addresses-taken", "port-taken"),
+    "client-stack",
 }
 FOLLOWED: set[str] = set()
 

@@ -11,16 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from bench.judge.compare import Image, Stored, compare
+from bench.judge.compare import Expected, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
 from bench.judge.watch import WireWatch
 from bench.servers import CannotCount, DumpServer
 from bench.servers.names import files_in
 from bench.story.stage import Stage
-from bench.story.told import Story, Told
+from bench.story.told import Told
 from nic_models.frames import Frames
 
 #: Files up to this are compared by contents.
@@ -37,9 +35,11 @@ _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
 
 
-def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Image) -> Evidence:
+def gather(
+    told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Expected
+) -> Evidence:
     """All that can be seen while the server lives."""
-    report = told.report
+    report, machine = told.report, told.machine
     seen = Evidence(
         claims_success=report.claims_success,
         gave_up=report.detail,
@@ -49,10 +49,12 @@ def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected:
         acked=watch.acknowledged(),
         live_looks=disk.looks,
         live_missing=disk.missing,
-        expected=expected,
-        violations=told.machine.guard.summary(),
+        expected=expected if told.image is None else told.image,
+        sent=told.sent,
+        violations=[] if machine is None else machine.guard.summary(),
         # A machine that was reset writes what it likes.
-        memory_changes=[] if told.lost else told.machine.memory_changes(),
+        memory_changes=[] if told.lost or machine is None else machine.memory_changes(),
+        unseen=told.unseen,
         server_present=stage.server is not None,
     )
     before = _settled(stage)
@@ -156,16 +158,7 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     if keeps and told.footer and behind == told.footer:
         seen.stored.length = end
     seen.comparison = compare(seen.expected, seen.stored)
-
-
-def expected_dump(story: Story) -> Image:
-    """The dump that memory at the panic makes."""
-    truth = story.machine.truth
-    assert truth is not None, "there was a panic"
-    image = story.client.image
-    parts = [np.frombuffer(image.header, np.uint8)]
-    parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
-    return Image(parts)
+    seen.comparison.add_holes(told.never_sent)
 
 
 def _settled(stage: Stage) -> dict[str, str]:

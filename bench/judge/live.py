@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from bench.judge.compare import Image
+from bench.judge.compare import Expected
 from bench.judge.watch import WireWatch
 from bench.servers.names import StoredDump
 
@@ -26,7 +26,7 @@ class LiveDisk:
     """Looks at a server's dumps as acks pass by; see ``missing``."""
 
     def __init__(
-        self, stored: Callable[[], list[StoredDump]], watch: WireWatch, expected: Image
+        self, stored: Callable[[], list[StoredDump]], watch: WireWatch, expected: Expected
     ) -> None:
         """``stored``: the dumps that are on the server's disk now."""
         self.looks = 0

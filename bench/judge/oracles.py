@@ -1,21 +1,24 @@
 """The oracles: what "right" means, each a function from evidence to a ruling.
 
-An oracle is *held*, *broken* (with the reason), or *not applicable* (there was nothing to judge).
-It never looks at what the scenario expected: that is for ``expect.py``.
+An oracle is *held*, *broken* (with the reason), *not applicable* (there was nothing to judge), or
+*not ruled on*: there was something, but nobody could see it, as with a part that is somebody else's
+(``Evidence.unseen``). It never looks at what the scenario expected: that is for ``expect.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.judge.compare import Comparison, Image, Stored
+from bench.judge.compare import Comparison, Expected, Stored, compare
 
-OracleState = Literal["held", "broken", "not-applicable"]
+#: "not-applicable": there was nothing to judge. "not-ruled-on": there may have been, but nobody saw
+#: it.
+OracleState = Literal["held", "broken", "not-applicable", "not-ruled-on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ def not_applicable(why: str) -> Ruling:
 
 def not_ruled_on(why: str) -> Ruling:
     """There is something to judge; this server gives no sight of it, or never promised it."""
-    return Ruling("not-applicable", f"not ruled on: {why}")
+    return Ruling("not-ruled-on", why)
 
 
 @dataclass(slots=True)
@@ -64,7 +67,10 @@ class Evidence:
     """Of these, those that were not there."""
     acked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     """Offsets and lengths that the server acknowledged."""
-    expected: Image | None = None
+    expected: Expected | None = None
+    """What memory held, as the dump has it."""
+    sent: Expected | None = None
+    """What the client sent, where that may be something else; None: what memory held."""
     violations: list[str] = field(default_factory=list)
     memory_changes: list[tuple[int, int]] = field(default_factory=list)
     server_trouble: list[str] = field(default_factory=list)
@@ -78,6 +84,8 @@ class Evidence:
     not_counted: str = ""
     """Why its descriptors could not be counted, and so a leak would not be seen."""
     server_present: bool = True
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Oracles whose evidence nobody could gather, and why: they are not ruled on."""
 
     @property
     def complete(self) -> bool:
@@ -121,7 +129,8 @@ def no_false_failure(seen: Evidence) -> Ruling:
 
 
 def ack_means_kept(seen: Evidence) -> Ruling:
-    if seen.acked is None or seen.expected is None or not len(seen.acked[0]):
+    sent = seen.sent or seen.expected
+    if seen.acked is None or sent is None or not len(seen.acked[0]):
         return not_applicable("no data was acknowledged")
     if seen.memory_changes:
         return not_applicable("memory changed under the dump: what was sent is not what it held")
@@ -133,11 +142,13 @@ def ack_means_kept(seen: Evidence) -> Ruling:
     offsets, lengths = seen.acked
     if seen.stored is None:
         return broken(f"{len(offsets)} frames were acknowledged; nothing is stored")
-    if seen.comparison is not None and seen.comparison.equal:
+    if seen.sent is None and seen.comparison is not None and seen.comparison.equal:
+        return HELD
+    if seen.sent is not None and compare(seen.sent, seen.stored).equal:
         return HELD
     missing = 0
     for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-        want = seen.expected.read(start, start + length)
+        want = sent.read(start, start + length)
         missing += not np.array_equal(want, seen.stored.read(start, start + len(want)))
     if not missing:
         return HELD
@@ -196,6 +207,14 @@ ORACLES: Final[dict[str, Callable[[Evidence], Ruling]]] = {
     "idempotence": idempotence,
     "device-truth": device_truth,
 }
+
+
+def rule(seen: Evidence) -> dict[str, Ruling]:
+    """What each oracle says, where its evidence could be gathered."""
+    return {
+        name: not_ruled_on(seen.unseen[name]) if name in seen.unseen else oracle(seen)
+        for name, oracle in ORACLES.items()
+    }
 
 
 def outcome(seen: Evidence) -> str:

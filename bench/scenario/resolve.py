@@ -11,6 +11,7 @@ that part, where the new one knows the word; where it does not, the case is not 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, Final, TypeVar
 
@@ -175,7 +176,7 @@ def resolve_case(
     except BadInput as error:
         own = "model" in case.nic.model_fields_set
         raise Wrong(((*(("case", number) if own else ()), "nic", "model"), str(error))) from None
-    return ResolvedCase(
+    made = ResolvedCase(
         name=name,
         group=group,
         profile=case.profile if client_part.kind.profiles and case.profile else client.kind,
@@ -193,6 +194,19 @@ def resolve_case(
         sweep_over=case.sweep.over if case.sweep else None,
         forbidden=forbidden,
     )
+    return made if forbidden or not replaced else _as_rules_allow(made, replaced)
+
+
+def _as_rules_allow(case: ResolvedCase, replaced: Mapping[Replaceable, Replaced]) -> ResolvedCase:
+    """The scenario is none the worse for what a part that was put in can't do: such a case is left
+    out.
+    """
+    parts: dict[str, Part[Any]] = {"server": case.server_part, "client": case.client_part}
+    for section, part in parts.items():
+        for path, impossible, says in part.kind.rules if section in replaced else ():
+            if impossible(case):
+                return replace(case, forbidden=f"{'.'.join(path)}: {says}")
+    return case
 
 
 def _part(section: str, table: PartTable, base: FilePath) -> Part[Any]:

@@ -29,13 +29,15 @@ def start_child(
     *,
     environment: Mapping[str, str] | None = None,
     folder: str | None = None,
+    user: tuple[int, int] | None = None,
     before: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``command`` with no input; ``output`` (a descriptor) takes what it prints, and
     ``errors``, where it is given, what it prints on stderr.
 
-    ``environment`` is added to ours; ``folder`` is its current one, by default ours. ``before`` is
-    called in the child first; it may change who the child is, and may not raise.
+    ``environment`` is added to ours; ``folder`` is its current one, by default ours. ``user``:
+    (uid, gid) that it becomes, with no other groups. ``before`` is called in the child after that;
+    it may change who the child is, and may not raise.
     """
     parent = os.getpid()
 
@@ -56,5 +58,8 @@ def start_child(
         cwd=folder,
         pass_fds=pass_fds,
         process_group=0,
-        preexec_fn=die_with_parent,
+        user=None if user is None else user[0],
+        group=None if user is None else user[1],
+        extra_groups=None if user is None else [],
+        preexec_fn=die_with_parent,  # after it has become that user, which would undo it
     )

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
+from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.stage import CLIENT_IP, Stage
@@ -62,8 +63,10 @@ Tell = Callable[..., None]
 class Told:
     """What the story came to."""
 
-    machine: Corpse
-    client: DumpClient
+    machine: Corpse | None
+    """None: the client was a program, and no machine of ours died."""
+    client: DumpClient | None
+    """None: it was no code of that machine."""
     report: Report
     deadlock: str = ""
     out_of_time: str = ""
@@ -83,6 +86,38 @@ class Told:
     """The datagrams that its netconsole got through; None where it has none."""
     notes: list[str] = field(default_factory=list)
     """What else is worth telling, a sentence each."""
+    image: Expected | None = None
+    """What the dump must be, where that is known only now; None: as it was before."""
+    sent: Expected | None = None
+    """What the client sent, as a witness saw it, where that need not be what memory held."""
+    never_sent: list[tuple[int, int]] = field(default_factory=list)
+    """[start, end) of the dump that the client never sent: there it is incomplete by itself."""
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Oracles whose evidence nobody could gather here, and why."""
+    uncounted: frozenset[str] = frozenset()
+    """Keys of a case's ``expect`` that nobody could count here."""
+
+
+class AnyStory(Protocol):
+    """What is played and judged: a machine of ours that dies, or a client that is a program.
+
+    ``boot``, ``live``, ``dump``, in that order; ``give_back`` when it has been judged.
+    """
+
+    @property
+    def emulator(self) -> Vm | None: ...
+
+    def boot(self) -> None: ...
+
+    def live(self) -> str: ...
+
+    def expected(self) -> Expected:
+        """What its frames are held against while the dump runs; known when it has lived."""
+        ...
+
+    def dump(self, struck: str) -> Told: ...
+
+    def give_back(self) -> None: ...
 
 
 class NoSuchStep(Exception):
@@ -166,6 +201,15 @@ class Story(ABC):
             self.machine.release()
 
     # -- the panic and after -----------------------------------------------------------------
+
+    def expected(self) -> Image:
+        """The dump that memory at the panic makes."""
+        truth = self.machine.truth
+        assert truth is not None, "there was a panic"
+        image = self.client.image
+        parts = [np.frombuffer(image.header, np.uint8)]
+        parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
+        return Image(parts)
 
     def dump(self, struck: str) -> Told:
         case, stage, machine = self._case, self._stage, self.machine
