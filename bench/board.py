@@ -52,6 +52,8 @@ class Board:
         self._budget = budget
         self._tell = tell
         self._lost = ""
+        self.frames_out = 0
+        """Frames that have left the NIC."""
 
     def lose(self, why: str) -> NoReturn:
         """The machine is gone: whatever its code still tries, it does not do. Raises."""
@@ -66,6 +68,7 @@ class Board:
             raise OutOfTime(str(self._budget))
         out = self._silicon.transmit(now)
         if len(out):
+            self.frames_out += len(out)
             self._wire.send(out)
         self._far_end(now)
         got = self._wire.receive()

@@ -227,6 +227,14 @@ def _parser() -> _Parser:
     examine.add_argument("--json", action="store_true", help="one JSON document on stdout")
     examine.set_defaults(run=_doctor)
 
+    check = commands.add_parser("check-nic", help="does a family of NICs keep the contract?")
+    check.add_argument("family", metavar="NAME|FILE.py:FAMILY")
+    check.add_argument(
+        "--driver", metavar="FILE", help="instead of its own: FILE.py:CLASS, or FILE.so"
+    )
+    check.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    check.set_defaults(run=_check_nic)
+
     replay = commands.add_parser("replay", help="play a run again, and compare")
     replay.add_argument("folder", metavar="RUN_FOLDER", type=_folder)
     _output_options(replay, runs_default=None)
@@ -488,6 +496,28 @@ def _schema(_arguments: argparse.Namespace, _words: list[str]) -> int:
     with _printing():
         sys.stdout.write(to_text(json_schema()))
     return 0
+
+
+def _check_nic(arguments: argparse.Namespace, _words: list[str]) -> int:
+    from bench.nic_check.command import check, subject_of
+
+    subject = subject_of(arguments.family, arguments.driver, Path())
+    findings = []
+    for finding in check(subject):
+        findings.append(finding)
+        if not arguments.json:
+            with _printing():
+                print(finding)
+    if arguments.json:
+        document = {
+            "family": arguments.family,
+            "driver": arguments.driver,
+            "ok": all(finding.ok for finding in findings),
+            "checks": [finding.as_json() for finding in findings],
+        }
+        with _printing():
+            sys.stdout.write(to_text(document))
+    return 0 if all(finding.ok for finding in findings) else 1
 
 
 def _doctor(arguments: argparse.Namespace, _words: list[str]) -> int:

@@ -1,10 +1,11 @@
 """How much memory a run will need, before anything of it is started.
 
 A run holds its machine's memory once: the truth is a view of it (``guest/kernel/mapping``). With a
-QEMU there are two of it, the RAM and what was photographed of it. Besides, each dump makes the
-bench remember something of every frame (``judge/watch``), and Python, numpy, the server and QEMU
-have a size of their own (``tiers.ROWS``). The constants are what `make bench` shows on x86-64, and
-a little more: it measures all of them, and ``tests/test_peak`` holds a run against them.
+C driver, whose process maps it, too, or a QEMU there are two of it, the RAM and what was
+photographed of it. Besides, each dump makes the bench remember something of every frame
+(``judge/watch``), and Python, numpy, the server and QEMU have a size of their own (``tiers.ROWS``).
+The constants are what `make bench` shows on x86-64, and a little more: it measures all of them, and
+``tests/test_peak`` holds a run against them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bench.parts import is_library
 from bench.runs import SNAP_ABOVE
 from bench.scenario.schema import ResolvedCase
 from bench.tiers import ROWS
@@ -44,7 +46,10 @@ def footprint(case: ResolvedCase, tier: str, *, folder_in_memory: bool = False) 
     """What one run needs. ``folder_in_memory``: its run folder takes memory, too (tmpfs)."""
     size, machine = ROWS[tier], case.machine
     frames = machine.memory // min(_CARRIED, case.nic.mtu - _HEADERS)
-    memory = machine.memory * size.copies + frames * _REMEMBERED + machine.arena
+    copies = size.copies
+    if case.nic.driver is not None and is_library(case.nic.driver):
+        copies = max(copies, 2)  # its process shares the memory, and the truth is a copy
+    memory = machine.memory * copies + frames * _REMEMBERED + machine.arena
     if folder_in_memory:  # the dump and the capture
         whole = machine.memory if machine.memory <= SNAP_ABOVE else 0
         memory += machine.memory + whole + frames * _CAPTURED

@@ -6,7 +6,11 @@ netdump_bench.machines    a ``bench.kinds.MachineKind``
 netdump_bench.servers     a ``bench.kinds.ServerKind``
 netdump_bench.clients     a ``bench.kinds.ClientKind``
 
-``FILE.py:NAME`` is the object called NAME that the file makes when it is run.
+``FILE.py:NAME`` is the object called NAME that the file makes when it is run. While it is, its own
+folder is looked in for what it imports.
+
+A driver is registered by its family alone; one that is not ours is a class in such a file, or a
+shared library.
 """
 
 from __future__ import annotations
@@ -54,7 +58,7 @@ class Shelf(Generic[P]):
         Raises:
             BadInput: there is none, or it can't be loaded, or it is something else.
         """
-        if _is_file(name):
+        if names_a_file(name):
             path, _, attribute = name.rpartition(":")
             if not path:
                 raise BadInput(f"{name}: which object of that file? Write FILE.py:NAME")
@@ -91,6 +95,11 @@ def nic_family(name: str, base: Path = Path()) -> NicFamily:
     return NICS.find(name, base)
 
 
+def nic_names() -> list[str]:
+    """The registered families."""
+    return NICS.names()
+
+
 def load_object(text: str, base: Path) -> Any:
     """What ``FILE.py:NAME`` stands for. Raises ``BadInput``."""
     path, _, attribute = text.rpartition(":")
@@ -99,14 +108,55 @@ def load_object(text: str, base: Path) -> Any:
 
 def absolute_name(name: str, base: Path) -> str:
     """The same part's name wherever the reader stands: a file's path is made absolute."""
-    if not _is_file(name):
+    if not names_a_file(name):
         return name
     path, _, attribute = name.rpartition(":")
     return f"{Path(base, path).absolute()}:{attribute}"
 
 
-def _is_file(name: str) -> bool:
+def names_a_file(name: str) -> bool:
+    """Whether it is ``FILE.py:NAME``, and not the name of a registered part."""
     return ".py:" in name or "/" in name
+
+
+def load_part(text: str, base: Path, kind: str) -> Any:
+    """The part ``FILE.py:NAME`` of a kind: nic, machine, server, client, or driver, which is a
+    class or function that makes a ``nic_models.contracts.Driver``.
+
+    Raises:
+        BadInput: in one line, there is none, it can't be loaded, or it is something else.
+    """
+    shelves: dict[str, Shelf[Any]] = {
+        "nic": NICS,
+        "machine": MACHINES,
+        "server": SERVERS,
+        "client": CLIENTS,
+    }
+    if kind in shelves:
+        return shelves[kind].find(text, base)
+    assert kind == "driver", kind
+    if not text.rpartition(":")[2].isidentifier() or ".py:" not in text:
+        raise BadInput(f'"{text}" is no driver: write FILE.py:CLASS, or a shared library FILE.so')
+    found = load_object(text, base)
+    if not callable(found):
+        raise BadInput(
+            f"{text} is no driver: it is a {type(found).__name__}, not a class or function that"
+            " makes one"
+        )
+    return found
+
+
+def is_library(driver: str) -> bool:
+    """Whether a driver is one of C."""
+    return driver.endswith(".so")
+
+
+def check_driver(driver: str, base: Path) -> None:
+    """Whether there is such a driver. Raises ``BadInput``."""
+    if not is_library(driver):
+        load_part(driver, base, "driver")
+    elif not Path(base, driver).is_file():
+        raise BadInput(f"{Path(base, driver)}: no such file; build it first: cc -shared -fPIC")
 
 
 @cache
@@ -136,11 +186,15 @@ def _module(path: Path) -> ModuleType:
         raise BadInput(f"{path}: no Python file: its name must end in .py")
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    folder = str(path.parent)
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the same
+    except (Exception, SystemExit) as error:  # the same
         del sys.modules[spec.name]
         raise BadInput(f"{path}: {_last(error, path)}") from error
+    finally:
+        sys.path.remove(folder)
     return module
 
 
@@ -152,7 +206,7 @@ def _from_file(path: Path, name: str) -> Any:
     return getattr(module, name)
 
 
-def _last(error: Exception, path: Path | None = None) -> str:
+def _last(error: BaseException, path: Path | None = None) -> str:
     """An exception in one line, and where it rose in the file."""
     where = ""
     if isinstance(error, SyntaxError):

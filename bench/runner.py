@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.assemble import make_story, why_not
 from bench.capture.pcapng import PcapngWriter
+from bench.drivers.errors import DriverCrashed, DriverHangs, UnusableDriver
 from bench.errors import BadInput
 from bench.events import EventLog
 from bench.heartbeat import GIVEN_UP_S, Heartbeat
@@ -96,7 +97,7 @@ def _impossible(scenario: Scenario, case: ResolvedCase) -> Iterator[None]:
     """What turns out to be impossible only when it is tried is bad input all the same."""
     try:
         yield
-    except (NoSuchStep, OutOfMemory) as error:
+    except (NoSuchStep, OutOfMemory, UnusableDriver, DriverCrashed, DriverHangs) as error:
         raise BadInput(f"{scenario.file}: case {case.group}: {error}") from None
 
 
@@ -136,6 +137,8 @@ def _played(
     with ExitStack() as closing, _beating(tier) as beat:
         try:
             result = _run(tier, host, run, seed, folder, progress, beat, closing)
+        except (DriverCrashed, DriverHangs) as error:
+            result = _never_panicked(run, error, beat)
         except QemuError as error:
             result = _no_outcome(run, BROKE_DOWN, str(error).strip().splitlines()[-1], beat)
         except NoSuchStep as error:
@@ -158,6 +161,24 @@ def _unless_disturbed(run: ResolvedCase, result: CaseResult, beat: Heartbeat) ->
     came = f"It came to {result.outcome}" + (f" ({result.why})" if result.why else "")
     why = f"{came}; the bench did not run for {result.longest_pause_s:.0f} s at once"
     return _no_outcome(run, DISTURBED, why, beat)
+
+
+def _never_panicked(
+    run: ResolvedCase, error: DriverCrashed | DriverHangs, beat: Heartbeat
+) -> CaseResult:
+    """Of a run whose driver, which is not ours, ended the machine's ordinary life."""
+    seen = Evidence(nothing_dumped=True)
+    if isinstance(error, DriverHangs):
+        seen.out_of_time = str(error)
+    else:
+        seen.driver_crashed = str(error)
+    rulings = rule(seen)
+    result = _no_outcome(run, outcome(seen), f"In ordinary life, before the panic: {error}", beat)
+    result.oracles = {name: ruling.state for name, ruling in rulings.items()}
+    result.oracle_reasons = {name: ruling.why for name, ruling in rulings.items() if ruling.why}
+    result.unmet = unmet(run.expect, result, rulings)
+    result.met = not result.unmet
+    return result
 
 
 def _no_outcome(run: ResolvedCase, instead: str, why: str, beat: Heartbeat) -> CaseResult:
@@ -229,6 +250,7 @@ def _run(
                 error=told.report.error,
                 deadlock=told.deadlock,
                 hung=told.out_of_time,
+                crashed=told.crashed,
                 lost=told.lost,
             )
             evidence = gather(told, stage, watch, disk, expected)
@@ -285,7 +307,13 @@ def _judge(
         sweep_over=run.sweep_over,
         sweep_value=run.sweep_value,
         error=report.error,
-        why=told.deadlock or told.out_of_time or told.lost or _why(report.failed_in, report.detail),
+        why=(
+            told.deadlock
+            or told.out_of_time
+            or told.crashed
+            or told.lost
+            or _why(report.failed_in, report.detail)
+        ),
         panic_context=_panic_context(told),
         foreign_frames_accepted=stats.foreign_accepted,
         nic_wrote_pages=len(_pages(told)),

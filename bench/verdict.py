@@ -39,11 +39,12 @@ OUTCOMES: Final = {
     "deadlock": "The driver waits for a lock whose owner will never run again.",
     "lost": "The machine was gone before its dump had an end.",
     "hung": "The run used up its time without an end.",
+    "driver-crashed": "The driver crashed, and no kernel survives that.",
     BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
     DISTURBED: "This machine kept the bench from running: what came is not judged.",
 }
 #: Those that a case may be there to see.
-EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in {"hung", *NOT_JUDGED})
+EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in NOT_JUDGED)
 
 
 @dataclass(slots=True)

@@ -132,6 +132,12 @@ class Kernel(Protocol):
         """Busy-wait, as DELAY(9) does. Allowed in a panic."""
         ...
 
+    def wait_interrupt(self, microseconds: int) -> bool:
+        """Sleep until the interrupt handler has run, at most so long; whether it ran. Not allowed
+        in a panic: nobody runs it.
+        """
+        ...
+
 
 class InterruptLine(Protocol):
     """INTx: level triggered."""
@@ -180,8 +186,11 @@ class Driver(Protocol):
 
     tx_zone: Mbufs
     """Where the mbufs of frames that were sent in the panic go back to."""
-    stack: list[Callable[[bytes], None]]
-    """Called with each frame that ordinary life receives."""
+
+    @property
+    def stack(self) -> list[Callable[[bytes], None]]:
+        """Called with each frame that ordinary life receives."""
+        ...
 
     @property
     def mac(self) -> bytes: ...

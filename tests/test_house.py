@@ -28,6 +28,7 @@ ALLOWED: Final = {
     ("e1000", "tests/test_qemu_nic.py"): "drives QEMU's NIC by hand, without a driver",
     ("e1000", "tests/test_mutations.py"): "plants a defect in its driver's takeover",
     ("e1000", "tests/test_linux_mutations.py"): "plants the same",
+    ("e1000", "tests/test_check_nic.py"): "plants defects in its driver",
     ("e1000", "tests/parts/mine.py"): "stands for a user's file that begins from our silicon",
 }
 

@@ -45,6 +45,7 @@ def gather(
         gave_up=report.detail,
         deadlock=told.deadlock,
         out_of_time=told.out_of_time,
+        driver_crashed=told.crashed,
         lost=told.lost,
         acked=watch.acknowledged(),
         live_looks=disk.looks,

@@ -17,6 +17,8 @@ from bench.verdict import CaseResult
 _IMPLIED = {
     "silent-hole": frozenset({"bytes-equal", "no-false-success"}),
     "deadlock": frozenset({"panic-hygiene"}),
+    "hung": frozenset({"liveness"}),
+    "driver-crashed": frozenset({"panic-hygiene"}),
     "false-success": frozenset({"bytes-equal", "no-false-success"}),
 }
 

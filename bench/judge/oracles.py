@@ -52,6 +52,10 @@ class Evidence:
     """Why the client ended without success, in its own words; "" if it did not."""
     deadlock: str = ""
     out_of_time: str = ""
+    driver_crashed: str = ""
+    """How a driver that is not ours crashed."""
+    nothing_dumped: bool = False
+    """The machine never came to its panic."""
     lost: str = ""
     """How the machine was lost before its dump had an end."""
     stored: Stored | None = None
@@ -157,6 +161,7 @@ def ack_means_kept(seen: Evidence) -> Ruling:
 
 def panic_hygiene(seen: Evidence) -> Ruling:
     faults = list(seen.violations)
+    faults += [f"the driver crashed: {seen.driver_crashed}"] * bool(seen.driver_crashed)
     if seen.memory_changes:
         start, end = seen.memory_changes[0]
         total = sum(b - a for a, b in seen.memory_changes)
@@ -169,6 +174,8 @@ def liveness(seen: Evidence) -> Ruling:
 
 
 def server_safety(seen: Evidence) -> Ruling:
+    if seen.nothing_dumped:
+        return not_applicable("the machine never came to its panic")
     if not seen.server_present:
         return not_applicable("there is no server in this story")
     if seen.server_trouble:
@@ -218,8 +225,8 @@ def rule(seen: Evidence) -> dict[str, Ruling]:
 
 
 def outcome(seen: Evidence) -> str:
-    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung, or
-    lost.
+    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung,
+    driver-crashed, or lost.
 
     A silent hole is one that *both* sides call a complete dump.
     """
@@ -227,6 +234,8 @@ def outcome(seen: Evidence) -> str:
         return "deadlock"
     if seen.out_of_time:
         return "hung"
+    if seen.driver_crashed:
+        return "driver-crashed"
     if seen.lost:
         return "lost"
     if not seen.claims_success:

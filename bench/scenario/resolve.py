@@ -19,7 +19,16 @@ from pydantic import ValidationError
 
 from bench.errors import BadInput
 from bench.kinds import REFERENCE, Kind, Replaced
-from bench.parts import CLIENTS, MACHINES, SERVERS, Shelf, nic_family
+from bench.parts import (
+    CLIENTS,
+    MACHINES,
+    SERVERS,
+    Shelf,
+    absolute_name,
+    check_driver,
+    is_library,
+    nic_family,
+)
 from bench.scenario.explain import explain
 from bench.scenario.positions import Path
 from bench.scenario.schema import (
@@ -143,7 +152,7 @@ def resolve_case(
     machine = merged_part(document.machine, case.machine)
     server = merged_part(document.server, case.server)
     client = merged_part(document.client, case.client)
-    nic = merged(document.nic, case.nic)
+    nic = _at_home(merged(document.nic, case.nic), base)
     client_part = _part("client", client, base)
     server_part = _part("server", server, base)
     family: NicFamily | None = None
@@ -154,7 +163,10 @@ def resolve_case(
             continue
         with _blaming(section, instead):
             if section == "nic":
-                nic = merged(nic, Nic.model_validate(dict(instead.table)))
+                other = _at_home(Nic.model_validate(dict(instead.table)), instead.base)
+                if "model" in other.model_fields_set:  # a driver is for its own card
+                    nic = nic.model_copy(update={"driver": None})
+                nic = merged(nic, other)
                 family = nic_family(nic.model, instead.base)
             elif section == "server":
                 if not server.present:
@@ -176,6 +188,11 @@ def resolve_case(
     except BadInput as error:
         own = "model" in case.nic.model_fields_set
         raise Wrong(((*(("case", number) if own else ()), "nic", "model"), str(error))) from None
+    if nic.driver is not None:
+        try:
+            check_driver(nic.driver, base)
+        except BadInput as error:
+            raise Wrong((("nic", "driver"), str(error))) from None
     made = ResolvedCase(
         name=name,
         group=group,
@@ -207,6 +224,14 @@ def _as_rules_allow(case: ResolvedCase, replaced: Mapping[Replaceable, Replaced]
             if impossible(case):
                 return replace(case, forbidden=f"{'.'.join(path)}: {says}")
     return case
+
+
+def _at_home(nic: Nic, base: FilePath) -> Nic:
+    """The same, with its driver's path from the root."""
+    if nic.driver is None:
+        return nic
+    home = str(FilePath(base, nic.driver)) if is_library(nic.driver) else None
+    return nic.model_copy(update={"driver": home or absolute_name(nic.driver, base)})
 
 
 def _part(section: str, table: PartTable, base: FilePath) -> Part[Any]:

@@ -93,6 +93,9 @@ class Nic(Table):
 
     model: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_NIC
     """A family of NICs: a registered one, or ``FILE.py:NAME``."""
+    driver: Annotated[StrictStr | None, Field(min_length=1)] = None
+    """Instead of the family's own: ``FILE.py:CLASS``, or a shared library ``FILE.so``. Of a
+    resolved case, from the root."""
     mode: Literal["polled", "locked"] = "polled"
     """After the panic the driver goes round its locks, or acquires them as usual."""
     promiscuous: StrictBool = False

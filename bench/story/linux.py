@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board
+from bench.drivers.choice import choose_driver
 from bench.machines.linux import LinuxOptions
 from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
@@ -32,7 +33,7 @@ from netdump.elfcore import LINUX
 from netdump.elfnotes import CORE, VMCOREINFO, build_notes, parse_notes
 from netdump.kdh import KernelDumpHeader
 from netdump.vmcoreinfo import direct_map, parse_vmcoreinfo
-from nic_models.contracts import Driver, Mode, Silicon
+from nic_models.contracts import Driver, Silicon
 from nic_models.frames import Frames
 
 #: How long the guest talks before it is crashed, seconds.
@@ -124,15 +125,14 @@ class LinuxStory(Story):
             panic_mbufs=POOL_A_DESCRIPTOR * case.nic.tx_ring,
             delay_us=board.delay_us,
         )
-        self._code = self._family.driver(
+        self._code = choose_driver(
+            case.nic,
+            self._family,
             board,
-            self.machine.memory,
             self.machine,
-            mode=Mode(case.nic.mode),
-            mtu=case.nic.mtu,
-            tx_ring=case.nic.tx_ring,
-            rx_ring=case.nic.rx_ring,
-            tx_zone=self._zone_of(self.machine),
+            self._zone_of(self.machine),
+            self._stage.folder,
+            self._stage.closing,
         )
         self.client = self._make_client(self._image(core))
         self._nic.power_on()

@@ -14,7 +14,10 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board
+from bench.drivers.choice import choose_driver
+from bench.drivers.contain import ContainedSilicon
 from bench.machines.synthetic import SyntheticOptions
+from bench.parts import names_a_file
 from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
@@ -29,7 +32,7 @@ from guest.synthetic import (
     SyntheticMachine,
 )
 from netdump.dumper import DumpImage
-from nic_models.contracts import Driver, Mode, Silicon
+from nic_models.contracts import Driver, Silicon
 from nic_models.frames import Frames
 
 #: Rounds of network load before the panic.
@@ -71,13 +74,16 @@ class SyntheticStory(Story):
             ),
             delay_us=lambda microseconds: self._board.delay_us(microseconds),
             buffer=None if self.emulator is None else self.emulator.ram,
+            buffer_fd=None if self.emulator is None else self.emulator.ram_fd,
         )
         machine = self.machine
         line = machine.interrupt_line
         self._nic: Silicon
         if self.emulator is None or on_qemu is None:
             rate = nic.rate if stage.row.virtual else None
-            self._nic = self._family.silicon(machine.memory.buffer, CLIENT_MAC, line, rate)
+            model = self._family.silicon(machine.memory.buffer, CLIENT_MAC, line, rate)
+            own = names_a_file(nic.model)
+            self._nic = ContainedSilicon(model, nic.model) if own else model
         else:
             self._nic = QemuNic(self.emulator, on_qemu, stage.clock, line)
         self._hardware = Board(
@@ -89,16 +95,14 @@ class SyntheticStory(Story):
             stage.budget,
             tell,
         )
-        self._code = self._family.driver(
+        self._code = choose_driver(
+            nic,
+            self._family,
             self._board,
-            machine.memory,
             machine,
-            mode=Mode(nic.mode),
-            mtu=nic.mtu,
-            promiscuous=nic.promiscuous,
-            tx_ring=nic.tx_ring,
-            rx_ring=nic.rx_ring,
-            tx_zone=self._zone_of(machine),
+            self._zone_of(machine),
+            stage.folder,
+            stage.closing,
         )
         image = DumpImage(machine.memory, machine.dump_segments())
         self.client = self._make_client(image)

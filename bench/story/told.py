@@ -25,6 +25,7 @@ from typing import Final, NoReturn, Protocol
 import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
+from bench.drivers.errors import DriverCrashed
 from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
@@ -70,6 +71,8 @@ class Told:
     report: Report
     deadlock: str = ""
     out_of_time: str = ""
+    crashed: str = ""
+    """How the driver, which is not ours, crashed."""
     lost: str = ""
     """How the machine was lost in the middle of its dump."""
     seconds: float = 0.0
@@ -227,11 +230,15 @@ class Story(ABC):
             told.deadlock = str(deadlock)
         except OutOfTime as late:
             told.out_of_time = str(late)
+        except DriverCrashed as crash:
+            told.crashed = str(crash)
         except MachineLost as lost:
             told.lost = str(lost)
         told.seconds = (stage.clock.now_ns() - began) / 1e9
         told.nic_wrote = self._nic_wrote or []
         told.notes = self._notes
+        if case.nic.driver is not None:
+            told.notes.append(f"The driver is {case.nic.driver}.")
         return told
 
     def _take_stock(self, taken_over: bool) -> None:

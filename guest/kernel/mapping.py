@@ -79,6 +79,11 @@ class FreezableMemory(Mapping):
             self._close()
             raise
 
+    @property
+    def fd(self) -> int:
+        """The memfd that it is a mapping of, until it is frozen or released."""
+        return self._fd
+
     def freeze(self, length: int) -> Mapping:
         """What the first ``length`` bytes, whole pages, hold now, for good. Once."""
         kept = Mapping(length, self._fd, private=True)

@@ -15,6 +15,7 @@ Page 0 is never handed out: address 0 means "nothing" to devices and to readers 
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import numpy as np
@@ -53,11 +54,13 @@ class PhysicalMemory:
         *,
         base: int = 0,
         buffer: NDArray[np.uint8] | None = None,
+        buffer_fd: int | None = None,
     ) -> None:
         """``size`` bytes of ordinary memory and ``arena_size`` more of arena, in whole pages.
 
         ``guard`` hears of ordinary memory that is asked for in a panic. ``buffer``: memory that is
-        there already, index = physical address; default: fresh memory, zeros.
+        there already, index = physical address, and the descriptor that it is a mapping of, for
+        ``share``; default: fresh memory, zeros.
 
         Raises:
             ValueError: a size is no multiple of a page, there is less than two pages of memory, or
@@ -86,6 +89,8 @@ class PhysicalMemory:
         self.arena: Final = (top, top + arena_size)
         """[start, end) of the panic arena."""
         self._guard = guard
+        self._buffer_fd = buffer_fd
+        self._shared = False
         self._ordinary = max(base, PAGE_SIZE)
         self._arena = top
 
@@ -141,12 +146,24 @@ class PhysicalMemory:
         self.buffer[start : start + size] = POISON
         return start
 
+    def share(self) -> int:
+        """A descriptor of all of it, for another process to map; the caller closes it.
+
+        Raises:
+            ValueError: it was made on a buffer without a descriptor.
+        """
+        self._shared = True
+        fd = self._buffer_fd if self._own is None else self._own.fd
+        if fd is None:
+            raise ValueError("this memory is no mapping of a file that could be shared")
+        return os.dup(fd)
+
     def freeze(self) -> Truth:
         """What ordinary memory holds now. Memory of our own is kept without a copy (``mapping``);
         what another process maps too has to be copied.
         """
         start, end = self.base, self.arena[0]
-        if self._own is not None:
+        if self._own is not None and not self._shared:
             kept = self._own.freeze(end)
             return Truth([(start, kept.array[start:])], kept)
         kept = Mapping(self.size)

@@ -30,7 +30,10 @@ class LinuxCorpse(Corpse):
         """``truth``: memory at the panic instant."""
         guard = PanicGuard()
         config = guest.config
-        memory = PhysicalMemory(config.memory_size, config.arena_size, guard, buffer=guest.vm.ram)
+        vm = guest.vm
+        memory = PhysicalMemory(
+            config.memory_size, config.arena_size, guard, buffer=vm.ram, buffer_fd=vm.ram_fd
+        )
         super().__init__(
             memory,
             guard,

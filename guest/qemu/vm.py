@@ -107,6 +107,8 @@ class Vm:
     qtest: Qtest = field(init=False)
     ram: NDArray[np.uint8] = field(init=False)
     """uint8, flat, writable; index = physical address. What devices see, QEMU's own included."""
+    ram_fd: int = field(init=False, default=-1)
+    """What ``ram`` is a mapping of, until ``close``."""
     netdev: socket.socket | None = field(init=False, default=None)
     """The NIC's wire: frames, each behind its length in 4 bytes, big-endian. None with a TAP."""
     serial: SerialLine | None = field(init=False, default=None)
@@ -290,6 +292,8 @@ class Vm:
     def _make_ram(self, size: int) -> int:
         fd = os.memfd_create("guest-ram")
         os.ftruncate(fd, size)
+        self.ram_fd = os.dup(fd)
+        self._ends.callback(os.close, self.ram_fd)
         self._memory = Mapping(size, fd)
         self.ram = self._memory.array
         return fd
