@@ -72,6 +72,11 @@ class Budget:
         self._length_ns = length_ns
         self._lost_s = lost_s
 
+    def extend(self, more_ns: int) -> None:
+        """Something is waited for that is not ours: a system that boots."""
+        self._end_ns += more_ns
+        self._length_ns += more_ns
+
     def used_up(self, now_ns: int) -> bool:
         """Whether it has ended by that time."""
         return now_ns > self._end_ns and now_ns > self._end_ns + self._lost_s() * 1e9

@@ -41,10 +41,10 @@ from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, SERVER_IP
 from bench.story.told import Takeover
 from bench.wire.namespace import Namespace, open_namespace
 from bench.wire.segment import Segment, configure, open_tap
-from guest.linux.corpse import LinuxCorpse
 from guest.linux.guest import LinuxConfig, LinuxGuest
 from guest.linux.image import guest_image
 from guest.qemu.accel import accelerator
+from guest.qemu.corpse import GuestCorpse
 from netdump.client import DumpRequest, NetdumpClient, Report, Step
 from netdump.dumper import DumperInfo, DumpImage
 from netdump.kdh import KernelDumpHeader
@@ -96,7 +96,7 @@ class _Rig:
 
     namespace: Namespace
     guest: LinuxGuest
-    corpse: LinuxCorpse
+    corpse: GuestCorpse
     board: Board
     driver: Driver
     client: NetdumpClient
@@ -144,7 +144,7 @@ def measure_guest(mib: int, rounds: int, folder: Path) -> list[GuestRates]:
             Budget(clock, rounds * _BUDGET_NS),
             _tell,
         )
-        corpse = LinuxCorpse(guest, truth, panic_mbufs=5 * RING, delay_us=board.delay_us)
+        corpse = GuestCorpse(guest, truth, panic_mbufs=5 * RING, delay_us=board.delay_us)
         driver = family.driver(board, corpse.memory, corpse, tx_ring=RING, rx_ring=RX_RING)
         image = DumpImage(corpse.memory, corpse.dump_segments())
         client = NetdumpClient(_PROFILE, corpse.memory, image)

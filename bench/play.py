@@ -178,7 +178,11 @@ def probes_for(scenario: Scenario, tier: str, runs: Path) -> dict[str, Callable[
     if tier not in scenario.tiers:
         return PROBES  # whoever chooses the tier will say so
     cases = [case for case in expand_cases(scenario) if playable(case, tier)]
-    wanted = {case.machine_part.kind.name: case for case in cases if case.machine_part.kind.prepare}
+    wanted = {
+        repr((case.machine, case.machine_part.options)): case
+        for case in cases
+        if case.machine_part.kind.prepare
+    }
     parts = {part.kind.name: part.kind for case in cases for part in _needy(case)}
     if not (wanted or parts) or not PROBES[tier]().ok:
         return PROBES

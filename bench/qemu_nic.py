@@ -172,6 +172,27 @@ class QemuNic:
             self._line.set(self._function.interrupt_pending())
 
 
+def receives(vm: Vm, family: OnQemu) -> bool:
+    """Whether the NIC of a machine that is running can receive, as its system has set it up.
+
+    QMP tells where its registers are, because PCI's configuration is the system's own. For families
+    that can tell.
+    """
+    assert family.receives is not None, "the grammar asks for it"
+    for bus in vm.monitor.execute("query-pci"):
+        for device in bus["devices"]:
+            if (device["id"]["vendor"], device["id"]["device"]) != (
+                family.vendor,
+                family.pci_device,
+            ):
+                continue
+            for region in device["regions"]:
+                if region["bar"] == family.bar and region["address"] > 0:
+                    card = pci.PciFunction(vm.qtest, device["slot"], family.bar)
+                    return family.receives(card.decodes_at(region["address"]))
+    return False
+
+
 def _unread(fd: int) -> int:
     """Bytes that the other side of a stream socket has not read (unix(7), SIOCOUTQ)."""
     raw = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))

@@ -84,6 +84,9 @@ class OnQemu:
     stand; changes nothing."""
     state: Callable[[Mmio], dict[str, int]]
     """Registers, by name, that tell in which state a panic left the card; changes nothing."""
+    receives: Callable[[Mmio], bool] | None = None
+    """Whether its receiver is on and owns buffers; changes nothing, whoever drives the card at the
+    time. None: that can't be seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

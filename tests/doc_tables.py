@@ -30,6 +30,7 @@ TABLES: Final[dict[str, dict[str, Any]]] = {
         for section, (_, shelf) in SECTIONS.items()
         for name in shelf.names()
     },
+    "`[[machine.say]]`": SCHEMA["$defs"]["Say"],
     "`[network]`": SCHEMA["$defs"]["Network"],
     "`[server]`": SCHEMA["$defs"]["Server"],
     "`[client]`": SCHEMA["$defs"]["Client"],

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from bench.judge.oracles import ORACLES
+from bench.machines.vm import VmOptions
 from bench.scenario import list_scenarios, parse_scenario, values
 from bench.wire.actions import ACTIONS
 from netdump.profiles import PROFILES
@@ -86,6 +87,11 @@ def test_the_example_is_a_scenario_in_which_an_editor_knows_the_schema() -> None
     assert first == f"#:schema ./{command.split()[-1]}"
     assert command in SCENARIOS
     assert {fault.does for fault in scenario.document.wire.fault} == {"drop", "delay"}
+
+
+def test_what_is_said_of_a_machine_of_ones_own_names_every_key() -> None:
+    text = (ROOT / "docs" / "vm.md").read_text()
+    assert not {key for key in VmOptions.model_fields if f"`{key}`" not in text}
 
 
 def test_every_file_that_the_architecture_names_exists() -> None:

@@ -78,7 +78,7 @@ def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
     assert "outside the arena changed" in case.oracle_reasons["panic-hygiene"]
 
 
-def test_a_parked_cpu_that_does_not_get_its_bytes_back_is_seen_in_memory_and_in_the_dump(
+def test_parking_that_leaves_memory_changed_is_seen_in_memory_and_in_the_dump(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     park = LinuxGuest.park

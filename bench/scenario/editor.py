@@ -55,6 +55,8 @@ def json_schema() -> Json:
         table = made["$defs"][common.__name__]
         kinds = {name: shelf.find(name, Path()).options for name in shelf.names()}
         table |= _of_kinds(table, kinds)
+        for options in kinds.values():
+            made["$defs"] |= table_schema(options).get("$defs", {})
         made["properties"][section] |= _without_kind(
             kinds[common.model_fields["kind"].default], list(common.model_fields)
         )

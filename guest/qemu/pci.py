@@ -82,6 +82,11 @@ class PciFunction:
         self._base = base
         return base
 
+    def decodes_at(self, base: int) -> PciFunction:
+        """It is known where its BAR is; the function itself, with nothing changed."""
+        self._base = base
+        return self
+
     def interrupt_pending(self) -> bool:
         """The level of its INTx: PCI Local Bus 3.0, 6.2.3, Interrupt Status."""
         return bool(self.config_read(COMMAND) >> _STATUS_SHIFT & _INTERRUPT_STATUS)

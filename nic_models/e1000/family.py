@@ -61,6 +61,15 @@ def _differential() -> Differential:
     return DIFFERENTIAL
 
 
+def _receives(mmio: Mmio) -> bool:
+    read = mmio.read32
+    return bool(
+        read(int(Reg.RCTL)) & RCTL.EN
+        and read(int(Reg.RDLEN))
+        and read(int(Reg.RDH)) != read(int(Reg.RDT))
+    )
+
+
 E1000: Final = NicFamily(
     name="e1000",
     says="Intel 8254x (82540EM): legacy descriptors, one ring each way",
@@ -77,6 +86,7 @@ E1000: Final = NicFamily(
         cause_pending=_cause_pending,
         may_write_to=may_write_to,
         state=_state,
+        receives=_receives,
     ),
     differential=_differential,
 )

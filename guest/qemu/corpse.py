@@ -1,4 +1,4 @@
-"""A crashed Linux guest, as the panic path and the judge see it.
+"""A crashed guest of QEMU's, as the panic path and the judge see it.
 
 The panic path is ours and runs outside, so its locks, its buffers and its arena are kept here; what
 is the guest's own is its memory and the truth about it.
@@ -10,18 +10,17 @@ from collections.abc import Callable
 
 from guest.kernel.corpse import Corpse
 from guest.kernel.guard import PanicGuard
-from guest.kernel.memory import PhysicalMemory
 from guest.kernel.truth import Truth
-from guest.linux.guest import LinuxGuest
 from guest.qemu.coredump import CoreDump
+from guest.qemu.guest import QemuGuest
 
 
-class LinuxCorpse(Corpse):
+class GuestCorpse(Corpse):
     """Made when the guest stands still; from then on the panic contract holds."""
 
     def __init__(
         self,
-        guest: LinuxGuest,
+        guest: QemuGuest,
         truth: CoreDump,
         *,
         panic_mbufs: int,
@@ -29,15 +28,10 @@ class LinuxCorpse(Corpse):
     ) -> None:
         """``truth``: memory at the panic instant."""
         guard = PanicGuard()
-        config = guest.config
-        vm = guest.vm
-        memory = PhysicalMemory(
-            config.memory_size, config.arena_size, guard, buffer=vm.ram, buffer_fd=vm.ram_fd
-        )
         super().__init__(
-            memory,
+            guest.memory(guard),
             guard,
-            cpus=config.cpus,
+            cpus=guest.cpus,
             mbufs=panic_mbufs,
             panic_mbufs=panic_mbufs,
             delay_us=delay_us,

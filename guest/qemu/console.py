@@ -15,18 +15,23 @@ from guest.qemu.errors import QemuError
 from guest.qemu.serial import SerialLine
 
 _TAIL: Final = 200
+#: Lines that tell where a console got stuck.
+_LAST: Final = 3
+#: What moves a terminal's cursor or sets its colours (ECMA-48): a firmware's, an installer's.
+_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[^\[])")
+_UNFINISHED: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*)?\Z")
 #: Between two looks, seconds.
 _TURN_S: Final = 0.002
 
 
 class ConsoleSilent(QemuError):
-    """What was waited for did not come: one line, with the last that did."""
+    """What was waited for did not come: one line, with the last lines that did."""
 
     def __init__(self, awaited: str, timeout_s: float, text: str) -> None:
-        lines = [line for line in text.splitlines() if line.strip()] or ["(nothing)"]
+        lines = [line.strip() for line in text.splitlines() if line.strip()] or ["(nothing)"]
+        last = " | ".join(line[-_TAIL:] for line in lines[-_LAST:])
         super().__init__(
-            f"the guest did not say {awaited} within {timeout_s:g} s; its console's last line is:"
-            f" {lines[-1][-_TAIL:]}"
+            f"the guest did not say {awaited} within {timeout_s:g} s; its console ends with: {last}"
         )
 
 
@@ -35,13 +40,17 @@ class Console:
 
     def __init__(self, line: SerialLine) -> None:
         self.text = ""
-        """All that was printed and drained, carriage returns left out."""
+        """All that was printed and drained, without carriage returns and escape sequences."""
         self._line = line
+        self._unfinished = ""
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def drain(self) -> None:
         """Read what there is."""
-        self.text += self._decode(self._line.read()).replace("\r", "")
+        text = self._unfinished + self._decode(self._line.read()).replace("\r", "")
+        cut = _UNFINISHED.search(text)
+        self._unfinished = cut[0] if cut else ""
+        self.text += _ESCAPE.sub("", text.removesuffix(self._unfinished))
 
     def type(self, text: str) -> None:
         """Send keystrokes: a few, which always fit."""
