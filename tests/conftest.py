@@ -22,7 +22,8 @@ from hypothesis import settings
 
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
-from guest.linux.image import GuestImageUnavailable, guest_image
+from guest.linux.image import GuestImage, GuestImageUnavailable, guest_image
+from tests.server_rig import Rig
 
 #: No test asserts a speed: an example may take as long as a busy machine makes it.
 settings.register_profile("no-deadline", deadline=None)
@@ -74,7 +75,7 @@ def _docker() -> Capability:
     return can_docker()
 
 
-#: Marker -> whether this machine can play it; found out once, and only if somebody asks.
+#: Marker -> whether this machine can play it; found out once, when first asked for.
 _CAN: Final[dict[str, Callable[[], Capability]]] = {
     "tap": cache(PROBES["tap"]),
     "qemu": cache(_qemu_and_a_guest),
@@ -93,6 +94,21 @@ def _played_or_skipped(request: pytest.FixtureRequest) -> None:
             found = can()
             if not found.ok:
                 pytest.skip(f"no {_named(tier)}: {found.why}; cure: {found.cure}")
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    """The dump server without sockets, on a folder of the test's own. Other rigs replace it."""
+    return Rig(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_image() -> GuestImage:
+    """The guest image that the bench itself would use; built if need be, from Debian's packages."""
+    try:
+        return guest_image(progress=print)
+    except GuestImageUnavailable as error:
+        pytest.skip(f"no guest image: {error.why}; cure: {error.cure}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from nic_models.e1000.device import E1000Device
 from nic_models.e1000.registers import CTRL, RCTL, TCTL, Reg
 from nic_models.frames import Frames
+from tests.fakes import Line
 
 MAC = bytes.fromhex("525400123456")
 PEER = bytes.fromhex("525400aabbcc")
@@ -28,19 +29,6 @@ MEMORY = 0x100000
 
 EOP, IFCS, IC, RS, DEXT = 0x01, 0x02, 0x04, 0x08, 0x20
 LAST = EOP | IFCS | RS
-
-
-class Line:
-    """An interrupt line that remembers."""
-
-    def __init__(self) -> None:
-        self.edges: list[bool] = []
-
-    def set(self, level: bool) -> None:
-        self.edges.append(level)
-
-    def high(self) -> bool:
-        return self.edges[-1:] == [True]
 
 
 class Rig:

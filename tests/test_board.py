@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -11,7 +10,7 @@ from bench.board import Board, BoardNic, OutOfTime
 from bench.clock import Budget, VirtualClock
 from netdump.contracts import TxBatch
 from nic_models.frames import Frames
-from tests.fakes import IdleSilicon
+from tests.fakes import FakeWire, NotingSilicon, Told, nothing
 
 MAC = bytes.fromhex("020000000002")
 DEADLINE_NS = 1_000_000
@@ -22,73 +21,66 @@ TAIL, OTHER = 0x10, 0x20
 OUT, IN = Frames.of([b"\x01" * 60]), Frames.of([b"\x02" * 60])
 
 
-@dataclass
 class Witness:
-    """A device, a wire and a far end that only write down who is called, and when."""
+    """Where the hardware's turn is written down: who was called, and when."""
 
-    clock: VirtualClock = field(default_factory=VirtualClock)
-    out: Frames = field(default_factory=Frames.empty)
-    heard: Frames = field(default_factory=Frames.empty)
-    calls: list[str] = field(default_factory=list)
+    def __init__(self, out: Frames | None = None, heard: Frames | None = None) -> None:
+        self.clock = VirtualClock()
+        self.calls: list[str] = []
+        self.silicon = Silicon(self.clock, self.note)
+        self.wire = Wire(self.note)
+        if out is not None:
+            self.silicon.to_send = out
+        if heard is not None:
+            self.wire.to_receive = [heard]
 
     def note(self, what: str) -> None:
         self.calls.append(f"{what} at {self.clock.now_ns()}")
 
-    # the device
-    def read32(self, offset: int) -> int:
-        self.note("read")
-        return offset + 1
 
-    def write32(self, offset: int, value: int) -> None:
-        self.note(f"write {value}")
+class Silicon(NotingSilicon):
+    """It is told the right time."""
 
-    def transmit(self, now_ns: int) -> Frames:
-        assert now_ns == self.clock.now_ns()
-        self.note("NIC sends")
-        return self.out
-
-    # the wire has `receive` and `send`, the device `receive` too: two views of one witness
-    def send(self, frames: Frames) -> None:
-        assert frames is self.out
-        self.note("wire carries")
-
-    def receive(self) -> Frames:
-        self.note("wire brings")
-        return self.heard
-
-    def close(self) -> None: ...
-
-
-class Silicon(IdleSilicon):
-    """The witness seen as a device."""
-
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
-
-    def read32(self, offset: int) -> int:
-        return self._witness.read32(offset)
-
-    def write32(self, offset: int, value: int) -> None:
-        self._witness.write32(offset, value)
+    def __init__(self, clock: VirtualClock, note: Callable[[str], object]) -> None:
+        super().__init__(note)
+        self.heard: list[bytes] = []
+        self._clock = clock
 
     def transmit(self, now_ns: int) -> Frames:
-        return self._witness.transmit(now_ns)
+        assert now_ns == self._clock.now_ns()
+        return super().transmit(now_ns)
 
     def deliver(self, frames: Frames) -> None:
-        assert frames is self._witness.heard
-        self._witness.note("NIC hears")
+        super().deliver(frames)
+        self.heard += [frames.bytes_of(i) for i in range(len(frames))]
 
 
-def board_of(witness: Witness, tell: Callable[..., None] = lambda *_, **__: None) -> Board:
+class Wire(FakeWire):
+    """Says when it has its turn."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        super().__init__()
+        self._note = note
+
+    def send(self, frames: Frames) -> None:
+        self._note("wire carries")
+        super().send(frames)
+
+    def receive(self) -> Frames:
+        self._note("wire brings")
+        return super().receive()
+
+
+def board_of(witness: Witness, tell: Callable[..., None] = nothing) -> Board:
     def far_end(now_ns: int) -> None:
         assert now_ns == witness.clock.now_ns()
         witness.note("far end")
 
     return Board(
         witness.clock,
-        Silicon(witness),
+        witness.silicon,
         {TAIL: "tail"},
-        witness,
+        witness.wire,
         far_end,
         Budget(witness.clock, DEADLINE_NS),
         tell,
@@ -132,6 +124,7 @@ def test_a_turn_goes_from_cause_to_effect() -> None:
         "wire brings at 0",
         "NIC hears at 0",
     ]
+    assert (witness.wire.sent, witness.silicon.heard) == ([OUT.bytes_of(0)], [IN.bytes_of(0)])
 
 
 def test_a_quiet_turn_moves_no_empty_batches() -> None:
@@ -142,15 +135,16 @@ def test_a_quiet_turn_moves_no_empty_batches() -> None:
 
 def test_the_doorbell_is_told_and_is_the_hardwares_turn() -> None:
     witness = Witness()
-    told: list[tuple[str, dict[str, object]]] = []
-    board = board_of(witness, lambda what, **fields: told.append((what, fields)))
+    told = Told()
+    board = board_of(witness, told)
     board.write32(TAIL, 12)
     assert witness.calls[:2] == ["write 12 at 0", "NIC sends at 0"]
-    assert told == [("doorbell", {"tail": 12})]
+    assert told.events == [("doorbell", {"tail": 12})]
 
 
 def test_no_other_register_access_lets_time_pass_for_the_hardware() -> None:
     witness = Witness()
+    witness.silicon.registers[OTHER] = OTHER + 1
     board = board_of(witness)
     board.write32(OTHER, 5)
     assert board.read32(OTHER) == OTHER + 1

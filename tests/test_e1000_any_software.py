@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from nic_models.e1000.device import E1000Device
 from nic_models.e1000.registers import CTRL, RCTL, TCTL, Reg
 from nic_models.frames import Frames
-from tests.e1000_device_rig import GIGABIT, IFCS, LAST, MAC, RX_RING, Line, Rig, frame, unpack
+from tests.e1000_device_rig import GIGABIT, IFCS, LAST, MAC, RX_RING, Rig, frame, unpack
+from tests.fakes import Line
 
 GUARD = 4096
 SMALL = 1 << 16

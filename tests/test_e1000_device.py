@@ -10,7 +10,8 @@ import pytest
 
 from nic_models.e1000.device import E1000Device
 from nic_models.e1000.registers import CTRL, EERD, INT, RAH, RCTL, STATUS, Reg, mta, rah
-from tests.e1000_device_rig import BROADCAST, EOP, IFCS, MAC, RX_RING, Line, Rig, frame
+from tests.e1000_device_rig import BROADCAST, EOP, IFCS, MAC, RX_RING, Rig, frame
+from tests.fakes import Line
 
 
 def test_the_line_is_cause_and_mask_and_reading_icr_lowers_it() -> None:
@@ -18,22 +19,22 @@ def test_the_line_is_cause_and_mask_and_reading_icr_lowers_it() -> None:
     rig.put(0, frame(60))
     rig.write(Reg.TDT, 1)
     rig.sent()
-    assert not rig.line.high()  # masked
+    assert not rig.line.up()  # masked
     rig.write(Reg.IMS, INT.TXDW | INT.RXT0)
-    assert rig.line.high()
+    assert rig.line.up()
     assert rig.read(Reg.IMS) == INT.TXDW | INT.RXT0
     assert rig.read(Reg.ICR) == INT.TXDW | INT.TXQE
-    assert not rig.line.high()
+    assert not rig.line.up()
     rig.arrive([frame()])
-    assert rig.line.high()
+    assert rig.line.up()
     rig.write(Reg.IMC, INT.RXT0)
-    assert not rig.line.high()
+    assert not rig.line.up()
     assert rig.read(Reg.ICR) & INT.RXT0
     rig.write(Reg.ICS, INT.TXDW)
-    assert rig.line.high()
+    assert rig.line.up()
     rig.write(Reg.ICR, INT.TXDW)  # writing one clears as well
-    assert not rig.line.high()
-    assert rig.line.edges == [True, False, True, False, True, False]
+    assert not rig.line.up()
+    assert rig.line.levels == [True, False, True, False, True, False]
 
 
 def test_no_rs_no_txdw() -> None:
@@ -128,7 +129,7 @@ def test_software_can_set_the_causes_of_the_general_purpose_pins() -> None:
     pins = INT(1 << 13 | 1 << 14)  # GPI_SDP6 and GPI_SDP7, 13.4.17
     rig.write(Reg.IMS, pins)
     rig.write(Reg.ICS, pins)
-    assert rig.line.high()
+    assert rig.line.up()
     assert rig.read(Reg.ICR) == pins
 
 

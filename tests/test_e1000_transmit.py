@@ -127,7 +127,7 @@ def test_zero_length_and_null_descriptors_carry_nothing_but_complete() -> None:
     rig.write(Reg.TDT, 4)
     assert rig.sent() == [frame(70, PEER) + b"end" * 10]
     assert [rig.tx_done(slot) for slot in range(4)] == [0, 1, 1, 1]
-    assert rig.count("tx_null") == 1  # 500 bytes at address 0 that nobody sent
+    assert rig.count("tx_null") == 1  # 500 bytes at address 0 that were never queued
 
 
 def test_an_eop_without_data_is_no_frame() -> None:
@@ -317,9 +317,9 @@ def test_a_reset_in_mid_transmit_loses_the_fifo_and_forgets_the_ring() -> None:
     rig.write(Reg.TDT, 20)
     rig.sent(0)
     rig.write(Reg.IMS, INT.TXDW)
-    assert rig.line.high()
+    assert rig.line.up()
     rig.write(Reg.CTRL, CTRL.RST)
-    assert not rig.line.high()
+    assert not rig.line.up()
     assert rig.count("tx_lost_in_reset") == 10
     for register in (Reg.TDBAL, Reg.TDLEN, Reg.TDH, Reg.TDT, Reg.TCTL, Reg.RCTL, Reg.ICR, Reg.IMS):
         assert rig.read(register) == 0, register

@@ -14,7 +14,7 @@ from bench.report import paragraphs
 from bench.verdict import CaseResult, RunResult
 from bench.wire.kinds import KINDS, classify
 from nic_models.frames import Frames
-from tests.test_scenarios import made, played
+from tests.scenario_rig import made, played
 
 STORY = """
 [machine]

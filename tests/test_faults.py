@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,47 +12,16 @@ from hypothesis import strategies as st
 
 from bench.clock import VirtualClock
 from bench.wire.actions import ACTIONS, HOLD_CALLS, SETTINGS
-from bench.wire.contracts import Direction
 from bench.wire.faults import Faults, Rule
 from nic_models.frames import Frames
 from tests import wire_frames as wf
+from tests.fakes import FakeWire, Seen
 
 pytestmark = pytest.mark.sim
 
 
-class Loop:
-    """A wire whose far end repeats what it is told, and remembers it."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.to_receive: list[Frames] = []
-        self.closed = False
-
-    def send(self, frames: Frames) -> None:
-        self.sent += [frames.bytes_of(i) for i in range(len(frames))]
-
-    def receive(self) -> Frames:
-        batch, self.to_receive = Frames.concat(self.to_receive), []
-        return batch
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Story:
-    """What an observer was told."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.notes: dict[int, str] = {}
-
-    def __call__(self, direction: Direction, frames: Frames, notes: Mapping[int, str]) -> None:
-        self.notes.update({len(self.frames) + i: note for i, note in notes.items()})
-        self.frames += [frames.bytes_of(i) for i in range(len(frames))]
-
-
-def faulty(*rules: Rule, seed: int = 1) -> tuple[Faults, Loop, Story, VirtualClock]:
-    inner, story, clock = Loop(), Story(), VirtualClock()
+def faulty(*rules: Rule, seed: int = 1) -> tuple[Faults, FakeWire, Seen, VirtualClock]:
+    inner, story, clock = FakeWire(), Seen(), VirtualClock()
     return Faults(inner, rules, seed=seed, clock=clock, observer=story), inner, story, clock
 
 

@@ -30,6 +30,7 @@ from guest.qemu.errors import QemuGone
 from guest.qemu.guest import GuestFailed, Panic, QemuGuest
 from guest.qemu.parking import stand_at
 from guest.qemu.vm import COMMAND, CONSOLE, LOG, Vm
+from tests.fakes import nothing
 from tests.patience import SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing
 
@@ -37,10 +38,6 @@ pytestmark = pytest.mark.qemu
 
 MEMORY, ARENA = 96 * MIB, 4 * MIB
 LOOKS, BETWEEN_LOOKS_S = 10, 0.02
-
-
-def nothing(*_: object) -> None:
-    """Nobody else needs a turn."""
 
 
 def config() -> LinuxConfig:
@@ -110,7 +107,7 @@ def _die(guest: LinuxGuest, life: Life) -> None:
 
         def too_late(vm: Vm) -> CoreDump:
             core = photograph(vm)
-            vm.ram[MEMORY - 1] ^= 1  # somebody still runs
+            vm.ram[MEMORY - 1] ^= 1  # as if a CPU still ran
             return core
 
         patch.setattr(Vm, "dump_memory", too_late)

@@ -19,6 +19,7 @@ from nic_models.e1000 import bringup
 from nic_models.e1000.family import E1000
 from nic_models.e1000.registers import INT, Reg
 from nic_models.frames import Frames
+from tests.fakes import Line, nothing
 from tests.patience import SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing, machine
 
@@ -39,19 +40,6 @@ assert E1000.on_qemu is not None
 ON_QEMU = E1000.on_qemu
 
 
-class Line:
-    """An interrupt line that keeps its level."""
-
-    def __init__(self) -> None:
-        self._level = False
-
-    def set(self, level: bool) -> None:
-        self._level = level
-
-    def up(self) -> bool:
-        return self._level
-
-
 class Rig:
     """A NIC that was brought up, with rings of the test's own."""
 
@@ -66,7 +54,7 @@ class Rig:
         self.tx["address"] = DATA + SLOT * np.arange(TX_RING)
         self.tx["b"] = EOP_IFCS_RS
         self.tail = self.heard = 0
-        bringup.stop(self.nic.read32, self.nic.write32, lambda _: None)
+        bringup.stop(self.nic.read32, self.nic.write32, nothing)
         bringup.set_link_up(self.nic.read32, self.nic.write32)
         bringup.start_transmit(self.nic.write32, TX, TX_RING)
         bringup.start_receive(
@@ -183,7 +171,7 @@ def test_the_line_is_raised_by_what_the_nic_does_by_itself(rig: Rig) -> None:
     nic.machine_died()
     nic.write32(Reg.ICS, INT.TXDW)
     nic.transmit(0)
-    assert not line.up(), "nobody looks any more"
+    assert not line.up(), "the line is no longer looked at"
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -309,7 +297,6 @@ def test_a_ring_that_lies_nowhere_reaches_nowhere(rig: Rig) -> None:
 
 
 def test_a_qemu_that_is_killed_is_gone_at_the_next_turn(rig: Rig) -> None:
-    told: list[str] = []
     clock = RealClock()
     far = MemoryLink(clock).machine_end
     board = Board(
@@ -317,9 +304,9 @@ def test_a_qemu_that_is_killed_is_gone_at_the_next_turn(rig: Rig) -> None:
         rig.nic,
         E1000.doorbells,
         far,
-        lambda _: None,
+        nothing,
         Budget(clock, 60 * 10**9),
-        lambda what, **_: told.append(what),
+        nothing,
     )
     board.turn()
     rig.nic.machine_died()  # as in a panic: only its cable tells

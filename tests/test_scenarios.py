@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BadInput
-from bench.play import play
 from bench.progress import Silent
 from bench.runner import run_scenario
-from bench.scenario import Scenario, list_scenarios, load_scenario, parse_scenario
+from bench.scenario import list_scenarios, load_scenario
 from bench.story.synthetic import SyntheticStory
 from bench.tiers import ROWS, Row
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
 from tests.patience import HANG_S
-from tests.qemu_rig import children
+from tests.qemu_rig import children, interfaces
+from tests.scenario_rig import made, played
 
 ROOT = Path(__file__).parent.parent
 NAMES = list_scenarios()
@@ -34,28 +33,8 @@ def on(tier: str) -> list[str]:
     return [name for name in NAMES if tier in load_scenario(name).tiers]
 
 
-def must_not_be_called() -> None:
-    """A test does not restart itself in a namespace of its own."""
-
-
-def played(scenario: Scenario, tier: str, runs: Path, seed: int = 1) -> RunResult:
-    return play(
-        scenario,
-        tier=tier,
-        seed=seed,
-        runs=runs,
-        progress=Silent(),
-        before_tap=must_not_be_called,
-    )
-
-
 def complaints(result: RunResult) -> list[str]:
     return [f"{case.name}: {line}" for case in result.cases for line in case.unmet]
-
-
-def made(text: str, tier: str = "sim") -> Scenario:
-    head = f'title = "a test"\nwhy = "a test"\ntiers = ["{tier}"]\n'
-    return parse_scenario(head + text, "made", "made.toml")
 
 
 # --- every scenario, in memory --------------------------------------------------------------------
@@ -136,7 +115,8 @@ expect = { outcome = "complete" }
 _PLAY = """
 import sys
 from pathlib import Path
-from tests.test_scenarios import LIVELY, made, played
+from tests.scenario_rig import made, played
+from tests.test_scenarios import LIVELY
 assert played(made(LIVELY), "sim", Path(sys.argv[1]), seed=3).passed
 """
 
@@ -236,10 +216,6 @@ def test_the_stock_client_is_as_fast_as_the_one_that_was_measured(
 
 
 # --- every scenario, on a TAP ---------------------------------------------------------------------
-
-
-def interfaces() -> set[str]:
-    return {name for _, name in socket.if_nameindex()}
 
 
 def open_files() -> int:

@@ -52,6 +52,7 @@ from nic_models.differential.steps import (
 )
 from nic_models.family import NicFamily
 from nic_models.frames import Frames
+from tests.fakes import Line
 
 # --- a card ------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class Twin(Card):
     """The other device: a card of the same kind; a ``Counterpart``."""
 
     def __init__(self) -> None:
-        super().__init__(np.zeros(MEMORY, np.uint8), MAC, Level())
+        super().__init__(np.zeros(MEMORY, np.uint8), MAC, Line())
         self.clean = True
         self.unclean: list[bool] = []
 
@@ -209,22 +210,12 @@ class Twin(Card):
         self.set_link(up)
 
     def look(self) -> dict[str, int]:
-        assert isinstance(self.line, Level)
-        return {"seen": self.seen, LINE: int(self.line.up)}
+        assert isinstance(self.line, Line)
+        return {"seen": self.seen, LINE: int(self.line.up())}
 
     def sent(self) -> list[bytes]:
         frames = self.transmit(0)
         return [frames.bytes_of(index) for index in range(len(frames))]
-
-
-@dataclass
-class Level:
-    """An interrupt line."""
-
-    up: bool = False
-
-    def set(self, level: bool) -> None:
-        self.up = level
 
 
 # --- twins that stray --------------------------------------------------------------------------
