@@ -25,7 +25,7 @@ from netdump.profiles import Profile
 if TYPE_CHECKING:
     from bench.scenario.schema import ResolvedCase
     from bench.servers import DumpServer
-    from bench.servers.simhost import SimHost
+    from bench.servers.simhost.host import SimHost
     from bench.story.stage import Stage
     from bench.story.told import AnyStory, Story, Tell
     from bench.wire.namespace import Namespace

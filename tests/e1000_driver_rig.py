@@ -12,7 +12,8 @@ from guest.synthetic import Endpoint, MachineConfig, NetworkLoad, SyntheticMachi
 from netdump.contracts import TxBatch
 from nic_models.contracts import Mode
 from nic_models.e1000.device import E1000Device
-from nic_models.e1000.driver import LIVE_RING, E1000Driver
+from nic_models.e1000.driver import E1000Driver
+from nic_models.e1000.ordinary import LIVE_RING
 from nic_models.frames import Frames
 from nic_models.narrow import DwordRegisters
 

@@ -25,6 +25,7 @@ from bench.nic_check.rig import Subject
 from bench.parts import nic_family, nic_names
 from netdump.contracts import TxBatch as Batch
 from nic_models.contracts import Driver, Mode, TxBatch
+from nic_models.e1000.debugnet import Debugnet
 from nic_models.e1000.driver import E1000Driver
 from nic_models.e1000.family import E1000
 from nic_models.family import NicFamily
@@ -160,21 +161,28 @@ class TakesAllOrNothing(PioDriver):
         return int(super().transmit(batch))
 
 
-class Reclaims(E1000Driver):
-    """All but the first frame of each takeover."""
-
-    def _reclaim(self) -> int:
+class KeepsOne(Debugnet):
+    def _reclaim(self) -> None:
         done = self._tx.reclaim()
         if done:
             self.tx_zone.give(2 * done - 2)
-        return done
 
 
-class ForgetsAtTheSecondStart(E1000Driver):
+class Reclaims(E1000Driver):
+    """All but the first frame of each takeover."""
+
+    DEBUGNET = KeepsOne
+
+
+class ClearsFirst(Debugnet):
     def event(self, what: Literal["start", "end"]) -> None:
         if what == "start":
             self._tx.clear()
         super().event(what)
+
+
+class ForgetsAtTheSecondStart(E1000Driver):
+    DEBUGNET = ClearsFirst
 
 
 class IgnoresTheBudget(PioDriver):

@@ -151,7 +151,7 @@ def test_a_locked_driver_meets_the_dead_and_says_so(work: Callable[[Rig], object
     rig.driver.event("end")
     [violation] = rig.machine.guard.violations
     assert violation.rule == "lock-of-stopped-cpu"
-    assert violation.call_site.startswith("nic_models/e1000/driver.py:")
+    assert violation.call_site.startswith("nic_models/e1000/debugnet.py:")
 
 
 def test_a_locked_driver_whose_locks_are_free_dumps_as_well() -> None:

@@ -22,9 +22,9 @@ from netdump.checksum import checksum
 from netdump.kdh import COMPRESSION_ZSTD, KernelDumpHeader
 from netdump.messages import pack_acks
 from server.core import STOCK_DATAGRAM
+from server.life import State
 from server.packets import AckSender
 from server.readers import OUR_ERRORS
-from server.session import State
 from server.shell import MAX_COMPLAINTS, Shell
 from tests.fakes import AckSocket, ErringReader
 from tests.patience import HANG_S
@@ -411,7 +411,7 @@ def test_whatever_overlaps_what_was_acknowledged_last_is_kept(
                 want += bytes(max(0, at + length - len(want)))
                 want[at : at + length] = bytes([letter]) * length
         assert rig.say(session, *said) == list(range(len(batch)))
-    name = rig.core.sessions[session].name
+    name = rig.core.sessions[session].dump.name
     assert rig.read(f"{name}.partial") == want
     rig.core.abandon(session)
 
@@ -439,8 +439,8 @@ def test_a_chunk_that_comes_again_is_read_at_once_and_not_written(
     assert rig.say(session, *parts) == seqnos(parts)
     assert reads == [(0, 20 * 1448), (21 * 1448, 65536 - 21 * 1448)]
     assert writes == [20 * 1448]
-    assert rig.core.sessions[session].vmcore.duplicates == 45
-    assert rig.core.sessions[session].vmcore.rewritten == 0
+    assert rig.core.sessions[session].dump.vmcore.duplicates == 45
+    assert rig.core.sessions[session].dump.vmcore.rewritten == 0
 
 
 def test_a_key_that_comes_again_with_other_bytes_is_kept_or_refused(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from netdump.kdh import COMPRESSION_GZIP, COMPRESSION_ZSTD, KernelDumpHeader
-from server.session import State
+from server.life import State
 from tests.server_rig import (
     DRAWN,
     FINAL,

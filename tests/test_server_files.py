@@ -10,7 +10,7 @@ import pytest
 from netdump.kdh import KernelDumpHeader
 from netdump.messages import Message, MessageType
 from server.core import ServerCore
-from server.session import State
+from server.life import State
 from tests.server_rig import (
     CLIENT,
     FINAL,
@@ -122,7 +122,7 @@ def test_a_disk_that_takes_nothing_is_an_error_and_no_endless_loop(tmp_path: Pat
     rig.say(session, kdh(2, HEADER))
     disk.bite = 0
     assert rig.say(session, *frames(IMAGE, 3)) == []
-    assert rig.core.sessions[session].outcome.endswith("@ offset 0: Input/output error")
+    assert rig.core.sessions[session].record.outcome.endswith("@ offset 0: Input/output error")
 
 
 def test_a_disk_that_fails_from_the_start_refuses_the_data(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_an_eio_at_the_key_ends_the_dump(tmp_path: Path) -> None:
     rig.say(session, *frames(IMAGE, 3))
     disk.fails = errno.EIO
     assert rig.say(session, key(2, 0, b"k")) == []
-    assert "can't write the key file" in rig.core.sessions[session].outcome
+    assert "can't write the key file" in rig.core.sessions[session].record.outcome

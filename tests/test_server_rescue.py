@@ -244,7 +244,7 @@ def test_a_whole_dump_through_loss_is_exact_with_the_rescue_and_not_without(
     rig.say(session, kdh(client.seqno, KernelDumpHeader(dumplength=len(image))))
     # Without the rescue the client is as sure of its dump; the missing ack is what tells it.
     assert bool(rig.say(session, finished(client.seqno + 1))) == rescue
-    assert rig.core.sessions[session].vmcore.coverage.holes(len(image)) == [] or not rescue
+    assert rig.core.sessions[session].dump.vmcore.coverage.holes(len(image)) == [] or not rescue
     if rescue:
         assert rig.read(f"vmcore.{HOST}.0") == image
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netdump.kdh import KernelDumpHeader
-from server.session import State
+from server.life import State
 from tests.server_rig import (
     CLIENT,
     FINAL,
@@ -41,7 +41,7 @@ def test_of_two_copies_with_different_bytes_the_last_is_kept(rig: Rig) -> None:
     rig.say(session, *frames(IMAGE, 2), kdh(900, HEADER))
     assert rig.say(session, vmcore(2, 0, b"!" * 1448)) == [2]
     assert "rewritten" in rig.events
-    assert rig.core.sessions[session].vmcore.rewritten == 1
+    assert rig.core.sessions[session].dump.vmcore.rewritten == 1
     assert rig.say(session, finished(901)) == [901]
     assert rig.read(FINAL) == b"!" * 1448 + IMAGE[1448:]
 
@@ -111,7 +111,7 @@ def test_a_machine_that_boots_and_dies_again_ends_its_first_dump(rig: Rig) -> No
 def test_heralds_of_one_address_are_bounded(rig: Rig) -> None:
     for seqno in range(100, 200):
         rig.open(seqno)
-    assert [session.seqno for session in rig.core.sessions.values()] == [196, 197, 198, 199]
+    assert [session.herald.seqno for session in rig.core.sessions.values()] == [196, 197, 198, 199]
     assert len(rig.core.tick(rig.now)) == 96
     assert not rig.core.refused
     assert "incomplete" not in rig.events  # a forger fills no log

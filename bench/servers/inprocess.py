@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.servers import ServerProtocol
 from bench.servers.names import OURS, StoredDump
-from bench.servers.simhost import SimHost
+from bench.servers.simhost.host import SimHost
 from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore

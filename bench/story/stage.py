@@ -31,7 +31,8 @@ from bench.kinds import Host, NamespacePlace, SimulatedPlace
 from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
 from bench.servers.names import StoredDump
-from bench.servers.simhost import HostConfig, SimHost
+from bench.servers.simhost.config import HostConfig
+from bench.servers.simhost.host import SimHost
 from bench.tiers import ROWS, Row
 from bench.wire.answering import AnswersArp
 from bench.wire.bystanders import Bystanders, Trick

@@ -11,14 +11,18 @@ no room any more, and the client gives up.
 from __future__ import annotations
 
 from nic_models.contracts import TxBatch
+from nic_models.e1000.debugnet import Debugnet
 from nic_models.e1000.driver import E1000Driver
+
+
+class ReclaimsNothing(Debugnet):
+    def _reclaim(self) -> None: ...
 
 
 class ForgetsToReclaim(E1000Driver):
     """Breaks panic-hygiene: rule *never-reclaimed*."""
 
-    def _reclaim(self) -> int:
-        return 0
+    DEBUGNET = ReclaimsNothing
 
     def transmit(self, batch: TxBatch) -> int:
         return super().transmit(batch)

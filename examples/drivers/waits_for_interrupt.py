@@ -11,7 +11,9 @@ a bench tells.
 
 from __future__ import annotations
 
-from nic_models.contracts import TxBatch
+from typing import Any
+
+from nic_models.contracts import DmaMemory, Kernel, Mmio, TxBatch
 from nic_models.e1000.driver import E1000Driver
 from nic_models.e1000.registers import INT, Reg
 
@@ -21,6 +23,10 @@ PATIENCE_US = 100
 
 class WaitsForInterrupt(E1000Driver):
     """Breaks panic-hygiene: rule *interrupt*."""
+
+    def __init__(self, mmio: Mmio, memory: DmaMemory, kernel: Kernel, **wanted: Any) -> None:
+        super().__init__(mmio, memory, kernel, **wanted)
+        self._mmio, self._kernel = mmio, kernel
 
     def transmit(self, batch: TxBatch) -> int:
         taken = super().transmit(batch)
