@@ -64,6 +64,11 @@ class Kind:
     """What can't be together, asked of each case that has it."""
     probe: Callable[[], Capability] = nothing_needed
     """Whether this machine can play it, and if not, why and what helps."""
+    by_nature: Mapping[str, Any] = field(default_factory=dict)
+    """Options of other kinds that this one does not take, but is like: a case that asks for that is
+    played with it."""
+    tuning: frozenset[str] = frozenset()
+    """Options that only tune this kind: another one in its place is played without them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ import pytest
 
 from bench.errors import BadInput
 from bench.parts import CLIENTS, MACHINES, NICS, SERVERS
+from bench.put_in import with_parts
 from bench.scenario import TIERS, ScenarioError, expand_cases, load_scenario, parse_scenario
 from tests.patience import HANG_S
 
@@ -200,6 +201,54 @@ def test_what_is_wrong_with_a_part_is_said_where_it_is_written(text: str, says: 
     with pytest.raises(ScenarioError) as refused:
         parse_scenario(HEAD + text, "x", "x.toml")
     assert says in str(refused.value)
+
+
+COMMAND = """
+kind       = "command"
+argv       = ["true"]
+finished   = "vmcore.*"
+unfinished = "*.part"
+"""
+
+
+@pytest.mark.parametrize(
+    ("scenario", "played", "left_out"),
+    [
+        ("lossy-wire", {"netdump2", "netdump2 with stock acks"}, {"freebsd-14": "server.rescue"}),
+        (
+            "ack-alias-hole",
+            {"freebsd-14, no rescue", "netdump2, no rescue"},
+            {"freebsd-14, rescued": "server.rescue"},
+        ),
+    ],
+)
+def test_a_server_without_rescue_plays_what_does_not_ask_for_it(
+    scenario: str, played: set[str], left_out: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "server.toml").write_text(COMMAND)
+    story = with_parts(load_scenario(scenario), {"server": str(tmp_path / "server.toml")})
+    cases = {case.group: case.forbidden for case in expand_cases(story)}
+    assert {group for group, why in cases.items() if not why} == played
+    for group, key in left_out.items():
+        assert f"it sets {key}, which kind command has not" in cases[group]
+
+
+def test_a_client_in_the_place_of_ours_is_played_without_our_tuning() -> None:
+    story = with_parts(load_scenario("ack-alias-hole"), {"client": f"{MINE}:CLIENT"})
+    assert {case.group for case in expand_cases(story) if not case.forbidden} == {
+        "netdump2, no rescue"
+    }
+
+
+def test_a_part_that_is_fixed_stays(tmp_path: Path) -> None:
+    fixed = CASE.replace("[[case]]\n", '[[case]]\nname = "ours"\nfixed = ["server"]\n')
+    story = parse_scenario(HEAD + fixed + CASE, "x", "x.toml")
+    (tmp_path / "server.toml").write_text(COMMAND)
+    made = with_parts(story, {"server": str(tmp_path / "server.toml")})
+    assert [case.forbidden for case in expand_cases(made)] == [
+        "its server can't be replaced",
+        "",
+    ]
 
 
 # --- no module of the bench asks a part for its name ----------------------------------------------

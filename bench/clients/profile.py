@@ -76,4 +76,5 @@ PROFILE: Final = ClientKind(
     ),
     profile=profile_of,
     profiles=True,
+    tuning=frozenset({"polls", "retries", "window"}),
 )

@@ -49,6 +49,8 @@ _T = TypeVar("_T", bound=Table)
 _P = TypeVar("_P", bound=PartTable)
 _S = TypeVar("_S", Machine, Server, Client)
 
+#: Equal to no value of a file.
+_NO: Final = object()
 #: Tables of a file that name a part, what they hold in common, and where their parts are.
 SECTIONS: Final[dict[str, tuple[type[PartTable], Shelf[Any]]]] = {
     "machine": (Machine, MACHINES),
@@ -172,11 +174,11 @@ def resolve_case(
                 if not server.present:
                     forbidden = forbidden or "it has no server"
                     continue
-                server, strange = _put_in(server, instead)
+                server, strange = _put_in(server, instead, base)
                 server_part = _part(section, server, instead.base)
                 forbidden = forbidden or strange
             else:
-                client, strange = _put_in(client, instead)
+                client, strange = _put_in(client, instead, base)
                 client_part = _part(section, client, instead.base)
                 forbidden = forbidden or strange
                 if not client_part.kind.profiles and case.profile not in (None, REFERENCE):
@@ -244,14 +246,21 @@ def _part(section: str, table: PartTable, base: FilePath) -> Part[Any]:
     return Part(kind, options)
 
 
-def _put_in(own: _S, instead: Replaced) -> tuple[_S, str]:
-    """The table with another part in it, and what of the scenario's own that part can't do."""
+def _put_in(own: _S, instead: Replaced, base: FilePath) -> tuple[_S, str]:
+    """The table with another part in it, and what of the scenario's own that part can't do.
+    ``base``: where the own one's paths start.
+    """
     new = type(own).model_validate(dict(instead.table))
     section = type(own).__name__.lower()
     kind: Kind = SECTIONS[section][1].find(new.kind, instead.base)
     asked = own.model_extra or {}
     knows = {key: value for key, value in asked.items() if key in kind.options.model_fields}
-    strange = [key for key in asked if key not in knows]
+    tuning = SECTIONS[section][1].find(own.kind, base).tuning
+    strange = [
+        key
+        for key, value in asked.items()
+        if key not in knows and key not in tuning and kind.by_nature.get(key, _NO) != value
+    ]
     says = f"it sets {section}.{strange[0]}, which kind {kind.name} has not" if strange else ""
     return _common(own).model_copy(update={**knows, **dict(instead.table)}), says
 

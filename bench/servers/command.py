@@ -212,4 +212,5 @@ COMMAND: Final = ServerKind(
     says="any program that takes netdumps: netdumpd, or yours",
     options=CommandOptions,
     in_namespace=_command,
+    by_nature={"rescue": False, "strict_finish": False},
 )

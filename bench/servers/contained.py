@@ -114,4 +114,5 @@ IMAGE: Final = ServerKind(
     options=ImageOptions,
     probe=can_docker,
     in_namespace=_any,
+    by_nature={"rescue": False, "strict_finish": False},
 )
