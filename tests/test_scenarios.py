@@ -34,7 +34,13 @@ def on(tier: str) -> list[str]:
 
 
 def complaints(result: RunResult) -> list[str]:
-    return [f"{case.name}: {line}" for case in result.cases for line in case.unmet]
+    """What was expected and did not come, and why a run was not judged at all."""
+    return [
+        f"{case.name}: {line}"
+        for case in result.cases
+        if not case.met
+        for line in (*case.unmet, f"{case.outcome}: {case.why}")
+    ]
 
 
 # --- every scenario, in memory --------------------------------------------------------------------
