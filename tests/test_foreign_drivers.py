@@ -96,7 +96,7 @@ def wrong(tmp_path: Path, body: str) -> str:
             "in its poll: IndexError: list index out of range ({file}:4 poll)",
         ),
         (
-            "    def event(self, what):\n        self._mmio.read8(0)",
+            "    def event(self, what):\n        self._softc.mmio.read8(0)",
             "a read of 8 bits at 0x0: registers are of 32 bits here ({file}:4 event)",
         ),
         (

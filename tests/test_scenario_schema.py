@@ -161,7 +161,11 @@ WRONG: list[tuple[str, str, str]] = [
     ("a bystander", HEAD + OTHER.replace("spoof", "spoofs") + CASE, 'did you mean "arp-spoof"?'),
     ("a profile", HEAD + CASE.replace("dump2", "dump3"), "'netdump3' is none of patch-2010, free"),
     ("an outcome", HEAD + CASE.replace("complete", "fine"), "'fine' is none of complete, silent"),
-    ("no outcome to wish for", HEAD + CASE.replace("complete", "hung"), "'hung' is none of comp"),
+    (
+        "no outcome to wish for",
+        HEAD + CASE.replace("complete", "disturbed"),
+        "'disturbed' is none of",
+    ),
     ("an oracle", changed("oracle_broken", '"livness"'), 'did you mean "liveness"?'),
     ("an oracle of two", changed("oracle_broken", '["liveness", "luck"]'), "'luck' is none of"),
     ("a sweep", HEAD + CASE + 'sweep = { over = "tiers", values = 1 }\n', "'tiers' is none of"),

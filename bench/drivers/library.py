@@ -113,6 +113,7 @@ class LibraryDriver:
             UnusableDriver: the library can't be loaded.
             DriverCrashed, DriverHangs: ... in its init.
         """
+        self._places: dict[Method, int] = {}
         try:
             self._symbols: Symbols = read_symbols(path)
         except OSError as error:
@@ -144,9 +145,7 @@ class LibraryDriver:
             os.close(fd)
         try:
             hello = self._next(START_S / TURN_S)
-            self._places: dict[Method, int] = dict(
-                zip(METHODS, PLACES.unpack_from(hello.text), strict=True)
-            )
+            self._places = dict(zip(METHODS, PLACES.unpack_from(hello.text), strict=True))
             self.name = hello.text[PLACES.size :].decode("utf-8", "replace")
             self._bases = hello.b, hello.c
             self._living = None if hello.a else living()
