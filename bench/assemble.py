@@ -6,9 +6,12 @@ says of itself, never of its name.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.kinds import Host, Kind
 from bench.tiers import ROWS
+from bench.wire.contracts import Capability
 
 if TYPE_CHECKING:
     from bench.scenario.schema import ResolvedCase
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
     from bench.story.told import AnyStory, Tell
 
 
-def why_not(case: ResolvedCase, tier: str) -> str:
-    """Why this case can't be played on that tier; empty where it can."""
+def why_not(case: ResolvedCase, tier: str, host: Host | None = None) -> str:
+    """Why this case can't be played on that tier; empty where it can. ``host``: what the wire ends
+    at; None: any that the tier may have.
+    """
     row = ROWS[tier]
     if case.forbidden:
         return case.forbidden
@@ -32,12 +37,29 @@ def why_not(case: ResolvedCase, tier: str) -> str:
         return f"a {client.name} client is on the wire by itself: it needs {_with(emulated=False)}"
     if row.emulated and client.drives and case.family.on_qemu is None:
         return f"QEMU has no {case.family.name}"
-    ends = [host for host in row.hosts if host in client.hosts]
+    there = row.hosts if host is None else (host,)
+    ends = [end for end in there if end in client.hosts]
+    where = f"tier {tier}" if host is None else f"tier {tier} with the {host} host"
     if not ends:
-        return f"a {client.name} client can't be played there"
-    if case.server.present and not any(server.plays_at(host) for host in ends):
-        return f"a {server.name} server can't be played there"
+        return f"a {client.name} client can't be played on {where}"
+    if case.server.present and not any(server.plays_at(end) for end in ends):
+        return f"a {server.name} server can't be played on {where}"
     return ""
+
+
+def lacks(case: ResolvedCase, tried: dict[str, Capability]) -> Capability | None:
+    """What this machine lacks for a part of the case: a Docker engine, say; None: nothing.
+    ``tried``: what was found out before, by kind.
+    """
+    kinds: list[Kind] = [case.client_part.kind]
+    kinds += [case.server_part.kind] if case.server.present else []
+    for kind in kinds:
+        if kind.name not in tried:
+            tried[kind.name] = kind.probe()
+        found = tried[kind.name]
+        if not found.ok:
+            return replace(found, why=f"no {kind.name}: {found.why}")
+    return None
 
 
 def playable(case: ResolvedCase, tier: str) -> bool:

@@ -67,8 +67,12 @@ class Kind:
     by_nature: Mapping[str, Any] = field(default_factory=dict)
     """Options of other kinds that this one does not take, but is like: a case that asks for that is
     played with it."""
-    tuning: frozenset[str] = frozenset()
-    """Options that only tune this kind: another one in its place is played without them."""
+    asks: frozenset[str] = frozenset()
+    """Options by which a case says what it wants of such a part, whoever made it. The others
+    describe this kind, or tune it, and say nothing to another in its place."""
+    patience_s: float = 1.0
+    """It may give its peer up when it has heard nothing for so long, seconds: what comes of a run
+    in which the bench lost the CPU for longer is not held against it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

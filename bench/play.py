@@ -15,17 +15,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench import put_in
-from bench.assemble import playable
+from bench.assemble import lacks, playable, why_not
 from bench.errors import BadInput, MachineLacks
 from bench.footprint import largest
 from bench.guests import another_kernel, as_played, booted, guests, sound_guest, tier_of_guests
 from bench.headroom import address_room, lies_in_memory, memory_room, require_room
-from bench.kinds import nothing_needed
+from bench.kinds import Host
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -37,13 +37,11 @@ from bench.runs import (
     output_trouble,
 )
 from bench.scenario import (
-    ResolvedCase,
     Scenario,
     expand_cases,
     only_profile,
     parse_scenario,
 )
-from bench.scenario.schema import Part
 from bench.tiers import PROBES, ROWS, Choice, choose_tier, first_choice, wants_tap
 from bench.verdict import RunResult, to_text
 from bench.wire.contracts import Capability
@@ -83,10 +81,11 @@ def play(
     """Play it; the run folder is kept. ``before_tap`` may replace this process."""
     if scenario.kernel is not None:
         tier = tier or tier_of_guests(scenario)  # no other would play that kernel
+    _require_parts(scenario)
     probes = probes_for(scenario, first_choice(scenario, tier), runs)
     if wants_tap(first_choice(scenario, tier)):
         before_tap()
-    choice = choose_tier(scenario, tier, probes)
+    choice = choose_tier(scenario, tier, probes, _cannot(scenario))
     require_room_for(scenario, choice.tier, runs)
     with _run_folder(runs, f"{scenario.name}-{choice.tier}-seed{seed}") as folder:
         result = _run(scenario, choice, seed, folder, progress)
@@ -157,7 +156,7 @@ def replay(
     probes = probes_for(scenario, tier, runs)
     if wants_tap(tier):
         before_tap()
-    choice = choose_tier(scenario, tier, probes)
+    choice = choose_tier(scenario, tier, probes, _cannot(scenario))
     require_room_for(scenario, tier, runs)
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
         result = _run(scenario, choice, seed, again, progress)
@@ -178,19 +177,10 @@ def probes_for(scenario: Scenario, tier: str, runs: Path) -> dict[str, Callable[
     if tier not in scenario.tiers:
         return PROBES  # whoever chooses the tier will say so
     cases = [case for case in expand_cases(scenario) if playable(case, tier)]
-    wanted = {
-        repr((case.machine, case.machine_part.options)): case
-        for case in cases
-        if case.machine_part.kind.prepare
-    }
-    parts = {part.kind.name: part.kind for case in cases for part in _needy(case)}
-    if not (wanted or parts) or not PROBES[tier]().ok:
+    wanted = {case.machine_part.kind.name: case for case in cases if case.machine_part.kind.prepare}
+    if not wanted or not PROBES[tier]().ok:
         return PROBES
-    for kind in parts.values():
-        if not (found := kind.probe()).ok:
-            return _lacks(tier, replace(found, why=f"no {kind.name}: {found.why}"))
-    if wanted:
-        require_room_for(scenario, tier, runs)
+    require_room_for(scenario, tier, runs)
     for case in wanted.values():
         prepare = case.machine_part.kind.prepare
         if prepare is not None and not (found := prepare(case)).ok:
@@ -198,11 +188,26 @@ def probes_for(scenario: Scenario, tier: str, runs: Path) -> dict[str, Callable[
     return PROBES
 
 
-def _needy(case: ResolvedCase) -> Iterator[Part[Any]]:
-    """Its parts that this machine may not be able to play."""
-    for part in (case.server_part, case.client_part):
-        if part.kind.probe is not nothing_needed:
-            yield part
+def _require_parts(scenario: Scenario) -> None:
+    """Raises ``MachineLacks`` if each case has a part that can't be played on this machine."""
+    cases = [case for case in expand_cases(scenario) if not case.forbidden]
+    tried: dict[str, Capability] = {}
+    found = [lacks(case, tried) for case in cases]
+    first = found[0] if found and all(found) else None
+    if first is not None:
+        cure = f" (cure: {first.cure})" if first.cure else ""
+        raise MachineLacks(f"{scenario.name} can't be played here: {first.why}{cure}")
+
+
+def _cannot(scenario: Scenario) -> Callable[[str, Host], str]:
+    """Of a tier and a host: why none of the cases can be played there; empty where one can."""
+    cases = expand_cases(scenario)
+
+    def ask(tier: str, host: Host) -> str:
+        why = [why_not(case, tier, host) for case in cases]
+        return why[0] if all(why) else ""
+
+    return ask
 
 
 def _lacks(tier: str, found: Capability) -> dict[str, Callable[[], Capability]]:

@@ -74,6 +74,8 @@ def _table(section: str, path: Path, word: str) -> dict[str, Any]:
         raise BadInput(
             f"--{section} {word}: holds more than one table; it is to hold [{section}] alone"
         )
+    if "present" in inner:
+        raise BadInput(f"--{section} {word}: present: a part that is put in is there; leave it out")
     if _NAMING[section] not in inner:
         raise BadInput(f"--{section} {word}: {_NAMING[section]} is missing: which part is it?")
     return inner

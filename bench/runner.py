@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from bench.assemble import make_story, why_not
+from bench.assemble import lacks, make_story, why_not
 from bench.capture.pcapng import PcapngWriter
 from bench.drivers.errors import DriverCrashed, DriverHangs, UnusableDriver
 from bench.errors import BadInput
 from bench.events import EventLog
-from bench.heartbeat import GIVEN_UP_S, Heartbeat
+from bench.heartbeat import Heartbeat
 from bench.judge.compare import Comparison
 from bench.judge.evidence import gather, read_disk
 from bench.judge.expect import uncounted, unmet
@@ -45,7 +45,7 @@ from bench.verdict import (
     PanicContext,
     RunResult,
 )
-from bench.wire.contracts import Direction
+from bench.wire.contracts import Capability, Direction
 from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
 from netdump.dumper import DumpImage
@@ -70,8 +70,10 @@ def run_scenario(
     result = RunResult(scenario.name, tier, why_this_tier, seed, host)
     runs: list[ResolvedCase] = []
     counted: set[str] = set()
+    tried: dict[str, Capability] = {}
     for case in expand_cases(scenario):
-        if why := why_not(case, tier):
+        lack = lacks(case, tried)
+        if why := why_not(case, tier, host) or (lack.why if lack else ""):
             says = f"'{case.group}': {why}"
             result.not_played += [] if says in result.not_played else [says]
             continue
@@ -156,7 +158,8 @@ def _beating(tier: str) -> AbstractContextManager[Heartbeat]:
 
 def _unless_disturbed(run: ResolvedCase, result: CaseResult, beat: Heartbeat) -> CaseResult:
     """A run is not held against anybody whose peers may have given us up with good reason."""
-    if result.met or result.longest_pause_s < GIVEN_UP_S:
+    patience_s = min(run.client_part.kind.patience_s, run.server_part.kind.patience_s)
+    if result.met or result.longest_pause_s < patience_s:
         return result
     came = f"It came to {result.outcome}" + (f" ({result.why})" if result.why else "")
     why = f"{came}; the bench did not run for {result.longest_pause_s:.0f} s at once"

@@ -124,22 +124,39 @@ def choose_tier(
     scenario: Scenario,
     demanded: str | None,
     probes: dict[str, Callable[[], Capability]] = PROBES,
+    cannot: Callable[[str, Host], str] = lambda _tier, _host: "",
 ) -> Choice:
-    """The tier to play on. ``BadInput`` for a wrong name, ``MachineLacks`` where none will do."""
+    """The tier to play on. ``cannot(tier, host)``: why no case can be played there, or empty.
+
+    Raises:
+        BadInput: a wrong name, or a tier that never has what the cases need.
+        MachineLacks: none will do on this machine.
+    """
     if demanded is not None:
         _check_name(scenario, demanded)
+        if why := cannot(demanded, ROWS[demanded].hosts[0]):
+            raise BadInput(f"{scenario.name}: no case can be played on tier {demanded}: {why}")
         found = probes[demanded]()
         if not found.ok:
             raise MachineLacks(f"tier {demanded}: {_missing(found)}")
-        return _with_host(
-            demanded, ["asked for by --tier"] * (demanded != scenario.tiers[0]), probes
-        )
+        asked = ["asked for by --tier"] * (demanded != scenario.tiers[0])
+        choice = _with_host(demanded, asked, probes)
+        if why := cannot(demanded, choice.host):
+            raise MachineLacks(f"tier {demanded}: {why}: {choice.why}")
+        return choice
     lacks: list[str] = []
     for tier in scenario.tiers:
+        if why := cannot(tier, ROWS[tier].hosts[0]):
+            lacks.append(f"not {tier}: {why}")
+            continue
         found = probes[tier]()
-        if found.ok:
-            return _with_host(tier, lacks, probes)
-        lacks.append(f"not {tier}: {_missing(found)}")
+        if not found.ok:
+            lacks.append(f"not {tier}: {_missing(found)}")
+            continue
+        choice = _with_host(tier, lacks, probes)
+        if not (why := cannot(tier, choice.host)):
+            return choice
+        lacks.append(f"not {tier}: {why}: {choice.why}")
     raise MachineLacks(f"{scenario.name} can't be played here: {'; '.join(lacks)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -234,3 +235,8 @@ def test_what_is_only_reordered_or_delayed_arrives_exactly_once(
 def test_a_rule_that_makes_no_sense_is_refused(fields: dict[str, Any], advice: str) -> None:
     with pytest.raises(ValueError, match=advice):
         Rule(**fields)
+
+
+def test_every_setting_of_the_grammar_is_a_field_of_a_rule() -> None:
+    """The stage hands them over by their names."""
+    assert set(SETTINGS) <= {field.name for field in fields(Rule)}

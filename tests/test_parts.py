@@ -11,15 +11,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.errors import BadInput
+from bench.errors import BadInput, MachineLacks
 from bench.parts import CLIENTS, MACHINES, NICS, SERVERS
+from bench.play import _cannot, _require_parts
 from bench.put_in import with_parts
-from bench.scenario import TIERS, ScenarioError, expand_cases, load_scenario, parse_scenario
+from bench.scenario import (
+    TIERS,
+    Scenario,
+    ScenarioError,
+    expand_cases,
+    load_scenario,
+    parse_scenario,
+)
+from bench.scenario.schema import Replaceable
+from bench.tiers import ROWS, Choice, choose_tier
+from bench.wire.contracts import Capability
 from tests.patience import HANG_S
 
 MINE = Path(__file__).parent / "parts" / "mine.py"
@@ -209,6 +221,7 @@ argv       = ["true"]
 finished   = "vmcore.*"
 unfinished = "*.part"
 """
+STRICT = COMMAND + "strict_finish = true\n"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +243,118 @@ def test_a_server_without_rescue_plays_what_does_not_ask_for_it(
     cases = {case.group: case.forbidden for case in expand_cases(story)}
     assert {group for group, why in cases.items() if not why} == played
     for group, key in left_out.items():
-        assert f"it sets {key}, which kind command has not" in cases[group]
+        assert cases[group] == f"it sets {key} = True, and this one has False"
+
+
+def test_a_strict_server_is_not_held_to_what_a_lax_one_does(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(STRICT)
+    with pytest.raises(BadInput, match=r"server\.strict_finish = False, and this one has True"):
+        with_parts(load_scenario("ack-alias-hole"), {"server": str(tmp_path / "server.toml")})
+
+
+WRONG = HOUSE / "examples/drivers/forgets_to_reclaim.py:ForgetsToReclaim"
+OURS_LAX = 'kind = "netdump-bench"\nrescue = true\n'
+
+
+@pytest.mark.parametrize(
+    ("section", "table", "case", "says"),
+    [
+        ("server", OURS_LAX, "server = { rescue = false }", "server.rescue = False"),
+        (
+            "nic",
+            'model = "e1000"\npromiscuous = false\n',
+            "nic = { promiscuous = true }",
+            "nic.pro",
+        ),
+        ("nic", 'model = "e1000"\n', f'nic = {{ driver = "{WRONG}" }}', "a nic of its own"),
+        ("server", COMMAND, f'server = {{ kind = "{MINE}:SERVER" }}', "a server of its own"),
+        ("client", f'kind = "{MINE}:CLIENT"\n', 'client = { kind = "profile" }', "a client of its"),
+    ],
+)
+def test_a_case_is_left_out_that_would_mean_something_else(
+    section: Replaceable, table: str, case: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "part.toml").write_text(table)
+    other = CASE.replace("[[case]]\n", f'[[case]]\nname = "other"\n{case}\n')
+    story = parse_scenario(HEAD + other + CASE, "x", "x.toml")
+    made = with_parts(story, {section: str(tmp_path / "part.toml")})
+    first, second = expand_cases(made)
+    assert says in first.forbidden
+    assert not second.forbidden
+
+
+def test_what_describes_the_scenarios_own_server_is_not_said_of_another(tmp_path: Path) -> None:
+    own = '[server]\nkind = "command"\nargv = ["false"]\nready = "up"\nprotocol = "netdump2"\n'
+    (tmp_path / "server.toml").write_text(COMMAND)
+    story = parse_scenario(HEAD.replace(', "sim"', "") + own + CASE, "x", "x.toml")
+    (case,) = expand_cases(with_parts(story, {"server": str(tmp_path / "server.toml")}))
+    options = case.server_part.options
+    assert (options.argv, options.ready, options.protocol) == (("true",), None, "stock")
+
+
+def test_how_often_frames_are_sent_again_is_not_asked_of_other_paces(tmp_path: Path) -> None:
+    story = load_scenario("clean-dump")
+    assert any(case.expect.retransmissions for case in expand_cases(story))
+    made = with_parts(story, {"client": f"{MINE}:CLIENT"})
+    assert not any(c.expect.retransmissions for c in expand_cases(made) if not c.forbidden)
+    lossy = with_parts(load_scenario("lossy-wire"), {"client": f"{MINE}:CLIENT"})
+    assert all(c.expect.retransmissions for c in expand_cases(lossy) if not c.forbidden)
+
+
+def test_the_rules_of_every_part_are_asked_when_one_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "nic.toml").write_text('model = "e1000"\nmode = "locked"\n')
+    linux = CASE.replace(
+        "[[case]]\n", '[[case]]\nmachine = { kind = "linux", memory = "96 MiB" }\n'
+    )
+    story = parse_scenario(HEAD.replace('"sim"', '"qemu"') + linux + CASE, "x", "x.toml")
+    first, second = expand_cases(with_parts(story, {"nic": str(tmp_path / "nic.toml")}))
+    assert first.forbidden.startswith("nic.mode: ")
+    assert not second.forbidden
+
+
+def test_a_part_that_is_put_in_is_present(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(COMMAND + "present = false\n")
+    with pytest.raises(BadInput, match="present: a part that is put in is there"):
+        with_parts(load_scenario("clean-dump"), {"server": str(tmp_path / "server.toml")})
+
+
+# --- the tier is one on which something can be played ---------------------------------------------
+
+WORKS = Capability(True, "works")
+NO_TAP = Capability(False, "no device", "load the tun module")
+
+
+def chosen(story: Scenario, demanded: str | None, tap: Capability = WORKS) -> Choice:
+    probes = {name: lambda: WORKS for name in ROWS} | {"tap": lambda: tap}
+    return choose_tier(story, demanded, probes, _cannot(story))
+
+
+def test_a_tier_on_which_no_case_can_be_played_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(COMMAND)
+    server = with_parts(load_scenario("clean-dump"), {"server": str(tmp_path / "server.toml")})
+    assert chosen(server, None).tier == "tap"
+    with pytest.raises(BadInput, match="no case can be played on tier sim: a command server can't"):
+        chosen(server, "sim")
+    with pytest.raises(
+        MachineLacks, match=r"tier qemu: a command server .* with the simulated host"
+    ):
+        chosen(server, "qemu", NO_TAP)
+    with pytest.raises(MachineLacks, match="clean-dump can't be played here: not tap: no device"):
+        chosen(server, None, NO_TAP)
+
+
+def test_a_part_that_this_machine_lacks_is_told_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    story = with_parts(load_scenario("clean-dump"), {"server": f"{MINE}:SERVER"})
+    (case, *_) = expand_cases(story)
+    lacking = replace(case.server_part.kind, name="container", probe=lambda: NO_TAP)
+    case = replace(case, server_part=replace(case.server_part, kind=lacking))
+    monkeypatch.setattr("bench.play.expand_cases", lambda _story: [case])
+    with pytest.raises(
+        MachineLacks, match=r"no container: no device \(cure: load the tun module\)"
+    ):
+        _require_parts(story)
 
 
 def test_a_client_in_the_place_of_ours_is_played_without_our_tuning() -> None:

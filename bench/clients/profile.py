@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field, StrictBool, StrictInt
 
+from bench.heartbeat import GIVEN_UP_S
 from bench.kinds import ClientKind
 from bench.scenario import written
 from bench.table import Table
@@ -76,5 +77,6 @@ PROFILE: Final = ClientKind(
     ),
     profile=profile_of,
     profiles=True,
-    tuning=frozenset({"polls", "retries", "window"}),
+    asks=frozenset({"footer", "selective_acks", "path"}),
+    patience_s=GIVEN_UP_S,
 )

@@ -29,12 +29,14 @@ from bench.parts import (
     is_library,
     nic_family,
 )
+from bench.scenario import combinations
 from bench.scenario.explain import explain
 from bench.scenario.positions import Path
 from bench.scenario.schema import (
     Case,
     Client,
     Document,
+    Expect,
     Machine,
     Nic,
     Part,
@@ -49,8 +51,8 @@ _T = TypeVar("_T", bound=Table)
 _P = TypeVar("_P", bound=PartTable)
 _S = TypeVar("_S", Machine, Server, Client)
 
-#: Equal to no value of a file.
-_NO: Final = object()
+#: Keys of a case's own table that only tune our part: the case is not about that part.
+_OURS_TUNE: Final = {"client": {"polls", "retries", "window"}}
 #: Tables of a file that name a part, what they hold in common, and where their parts are.
 SECTIONS: Final[dict[str, tuple[type[PartTable], Shelf[Any]]]] = {
     "machine": (Machine, MACHINES),
@@ -157,32 +159,26 @@ def resolve_case(
     nic = _at_home(merged(document.nic, case.nic), base)
     client_part = _part("client", client, base)
     server_part = _part("server", server, base)
+    expect = case.expect
     family: NicFamily | None = None
-    forbidden = ""
+    reasons: list[str] = []
     for section, instead in replaced.items():
-        if section in case.fixed:
-            forbidden = forbidden or f"its {section} can't be replaced"
-            continue
+        reasons += _about_its_own(case, section, base)
         with _blaming(section, instead):
             if section == "nic":
-                other = _at_home(Nic.model_validate(dict(instead.table)), instead.base)
-                if "model" in other.model_fields_set:  # a driver is for its own card
-                    nic = nic.model_copy(update={"driver": None})
-                nic = merged(nic, other)
-                family = nic_family(nic.model, instead.base)
+                nic, family, strange = _other_nic(nic, instead)
             elif section == "server":
-                if not server.present:
-                    forbidden = forbidden or "it has no server"
-                    continue
                 server, strange = _put_in(server, instead, base)
                 server_part = _part(section, server, instead.base)
-                forbidden = forbidden or strange
+                strange += [] if server.present else ["it has no server"]
             else:
                 client, strange = _put_in(client, instead, base)
                 client_part = _part(section, client, instead.base)
-                forbidden = forbidden or strange
                 if not client_part.kind.profiles and case.profile not in (None, REFERENCE):
-                    forbidden = forbidden or f"it is about the profile {case.profile}"
+                    strange.append(f"it is about the profile {case.profile}")
+        reasons += strange
+        if section != "nic" and expect.retransmissions is not None:
+            expect = _without_exact_count(expect)
     if client_part.kind.profiles and case.profile is None:
         raise Wrong((("case", number, "profile"), "is missing, and has no default"))
     try:
@@ -205,27 +201,66 @@ def resolve_case(
         server=server,
         client=client,
         wire=merged(document.wire, case.wire),
-        expect=case.expect,
+        expect=expect,
         machine_part=_part("machine", machine, base),
         server_part=server_part,
         client_part=client_part,
         family=family,
         sweep_over=case.sweep.over if case.sweep else None,
-        forbidden=forbidden,
+        forbidden=reasons[0] if reasons else "",
     )
-    return made if forbidden or not replaced else _as_rules_allow(made, replaced)
+    return made if reasons or not replaced else _as_rules_allow(made)
 
 
-def _as_rules_allow(case: ResolvedCase, replaced: Mapping[Replaceable, Replaced]) -> ResolvedCase:
-    """The scenario is none the worse for what a part that was put in can't do: such a case is left
+def _as_rules_allow(case: ResolvedCase) -> ResolvedCase:
+    """The scenario is none the worse for what the parts can't be together: such a case is left
     out.
     """
-    parts: dict[str, Part[Any]] = {"server": case.server_part, "client": case.client_part}
-    for section, part in parts.items():
-        for path, impossible, says in part.kind.rules if section in replaced else ():
-            if impossible(case):
-                return replace(case, forbidden=f"{'.'.join(path)}: {says}")
+    if case.client_part.kind.story is not None and case.expect.nic_wrote_pages is not None:
+        return replace(case, forbidden="it is about the machine's NIC, and this client has none")
+    for path, says in combinations.settings(case):
+        return replace(case, forbidden=f"{'.'.join(map(str, path))}: {says}")
     return case
+
+
+def _about_its_own(case: Case, section: Replaceable, base: FilePath) -> list[str]:
+    """Why a case is nothing without its own part, as it says or as its own table shows."""
+    if section in case.fixed:
+        return [f"its {section} can't be replaced"]
+    if section == "nic":
+        own = {"model", "driver"} & case.nic.model_fields_set
+    else:
+        table = case.server if section == "server" else case.client
+        kind: Kind = SECTIONS[section][1].find(table.kind, base)
+        asked = {"present", *kind.asks, *_OURS_TUNE.get(section, ())}
+        own = table.model_fields_set - asked
+    return [f"it is about a {section} of its own"] if own else []
+
+
+def _without_exact_count(expect: Expect) -> Expect:
+    """How often frames are sent again depends on a server's and a client's pace, unless the wire
+    loses some."""
+    count = expect.retransmissions
+    return (
+        expect
+        if count is None or count.more
+        else expect.model_copy(update={"retransmissions": None})
+    )
+
+
+def _other_nic(own: Nic, instead: Replaced) -> tuple[Nic, NicFamily, list[str]]:
+    """The table with another card or driver in it, and what of the case's own that changes."""
+    other = _at_home(Nic.model_validate(dict(instead.table)), instead.base)
+    asked = own.model_fields_set & other.model_fields_set - {"model", "driver"}
+    strange = [
+        f"it sets nic.{key} = {getattr(own, key)!r}"
+        for key in sorted(asked)
+        if getattr(own, key) != getattr(other, key)
+    ]
+    if "model" in other.model_fields_set:  # a driver is for its own card
+        own = own.model_copy(update={"driver": None})
+    nic = merged(own, other)
+    return nic, nic_family(nic.model, instead.base), strange
 
 
 def _at_home(nic: Nic, base: FilePath) -> Nic:
@@ -246,23 +281,27 @@ def _part(section: str, table: PartTable, base: FilePath) -> Part[Any]:
     return Part(kind, options)
 
 
-def _put_in(own: _S, instead: Replaced, base: FilePath) -> tuple[_S, str]:
-    """The table with another part in it, and what of the scenario's own that part can't do.
+def _put_in(own: _S, instead: Replaced, base: FilePath) -> tuple[_S, list[str]]:
+    """The table with another part in it, and what the case asks of its own that this one is not.
     ``base``: where the own one's paths start.
     """
     new = type(own).model_validate(dict(instead.table))
     section = type(own).__name__.lower()
     kind: Kind = SECTIONS[section][1].find(new.kind, instead.base)
-    asked = own.model_extra or {}
-    knows = {key: value for key, value in asked.items() if key in kind.options.model_fields}
-    tuning = SECTIONS[section][1].find(own.kind, base).tuning
-    strange = [
-        key
-        for key, value in asked.items()
-        if key not in knows and key not in tuning and kind.by_nature.get(key, _NO) != value
-    ]
-    says = f"it sets {section}.{strange[0]}, which kind {kind.name} has not" if strange else ""
-    return _common(own).model_copy(update={**knows, **dict(instead.table)}), says
+    asks = SECTIONS[section][1].find(own.kind, base).asks
+    asked = {key: value for key, value in (own.model_extra or {}).items() if key in asks}
+    carried: dict[str, Any] = {}
+    strange: list[str] = []
+    for key, value in asked.items():
+        if key in instead.table or key in kind.by_nature:
+            has = instead.table.get(key, kind.by_nature.get(key))
+            if has != value:
+                strange.append(f"it sets {section}.{key} = {value!r}, and this one has {has!r}")
+        elif key in kind.options.model_fields:
+            carried[key] = value
+        else:
+            strange.append(f"it sets {section}.{key}, which kind {kind.name} has not")
+    return _common(own).model_copy(update={**carried, **dict(instead.table)}), strange
 
 
 class _blaming:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, StrictStr
 
+from bench.heartbeat import GIVEN_UP_S
 from bench.kinds import NamespacePlace, ServerKind
 from bench.scenario.schema import Size
 from bench.servers.container import Contained, ContainerServer
@@ -107,6 +108,8 @@ CONTAINER: Final = ServerKind(
     options=ContainerOptions,
     probe=can_docker,
     in_namespace=_ours,
+    asks=frozenset(OurOptions.model_fields),
+    patience_s=GIVEN_UP_S,
 )
 IMAGE: Final = ServerKind(
     name="image",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, StrictStr
+from pydantic import AfterValidator, StrictBool, StrictStr
 
 from bench.scenario.written import OneOrMore
 from bench.servers import ServerProtocol
@@ -58,6 +58,9 @@ class Foreign(Table):
     """Names of complete dumps, or of links that lead to them."""
     unfinished: Patterns = ()
     """Names of dumps that are under way, or broken off."""
+    strict_finish: StrictBool = False
+    """It does not acknowledge FINISHED while the dump has holes. A case that asks for a server that
+    does, or does not, is played with one that is so."""
     protocol: ServerProtocol = "stock"
     environment: Mapping[StrictStr, StrictStr] = {}
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StrictBool
 
+from bench.heartbeat import GIVEN_UP_S
 from bench.kinds import NamespacePlace, ServerKind, SimulatedPlace
 from bench.scenario.schema import Size
 from bench.servers.inprocess import InProcessServer
@@ -68,4 +69,6 @@ OURS: Final = ServerKind(
     options=OurOptions,
     in_namespace=_process,
     simulated=_in_process,
+    asks=frozenset(OurOptions.model_fields),
+    patience_s=GIVEN_UP_S,
 )

@@ -34,6 +34,7 @@ from bench.servers.names import StoredDump
 from bench.servers.simhost.config import HostConfig
 from bench.servers.simhost.host import SimHost
 from bench.tiers import ROWS, Row
+from bench.wire.actions import SETTINGS
 from bench.wire.answering import AnswersArp
 from bench.wire.bystanders import Bystanders, Trick
 from bench.wire.contracts import Observer, Wire
@@ -264,9 +265,7 @@ def _stage(
             kind=fault.kind,
             probability=fault.chance,
             index=fault.index,
-            by_frames=fault.by_frames,
-            delay_us=fault.delay_us,
-            length=fault.length,
+            **{setting: getattr(fault, setting) for setting in SETTINGS},
         )
         for fault in case.wire.fault
     ]
