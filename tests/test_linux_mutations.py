@@ -15,14 +15,19 @@ import pytest
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import parse_scenario
+from bench.story.linux import PEER_PACE_NS, LinuxStory
 from bench.verdict import CaseResult
 from guest.linux.guest import LinuxGuest
 from guest.qemu.coredump import CoreDump
 from nic_models.e1000 import bringup
 from nic_models.e1000.registers import Reg
+from tests.patience import HANG_S
 from tests.qemu_rig import leaves_nothing
 
 pytestmark = pytest.mark.qemu
+
+#: That the peer says while the driver should have stopped the NIC.
+FRAMES = 8
 
 STORY = """
 title = "a test"
@@ -62,16 +67,32 @@ def play(folder: Path, load: str = "none", dead_time_ms: int = 0) -> CaseResult:
 def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The peer does not know, and the old rings lie in memory that is about to be dumped."""
+    """The peer does not know, and the old rings lie in memory that is about to be dumped.
+
+    It speaks before the takeover, and again while the driver should have stopped the NIC. Between
+    the two the NIC comes to rest, however long that takes here, and what it wrote is found out.
+    """
+    stories: list[LinuxStory] = []
+    take_stock = LinuxStory._take_stock
+
+    def remembered(story: LinuxStory, taken_over: bool) -> None:
+        if not taken_over:
+            stories.append(story)
+        take_stock(story, taken_over)
 
     def only_wait(
         read: Callable[[int], int], write: Callable[[int, int], None], delay: Callable[[int], None]
     ) -> int:
-        delay(bringup.QUIESCE_US)
+        story = stories.pop()
+        story._peer_speaks(FRAMES)
+        delay(FRAMES * PEER_PACE_NS // 1000 + bringup.QUIESCE_US)
+        assert story._nic.settle(HANG_S)
         return read(Reg.RCTL)
 
+    monkeypatch.setattr(LinuxStory, "_take_stock", remembered)
+    monkeypatch.setattr(LinuxStory, "_at_rest", lambda story: story._nic.settle(HANG_S))
     monkeypatch.setattr(bringup, "stop", only_wait)
-    case = play(tmp_path, load="heavy", dead_time_ms=50)
+    case = play(tmp_path, load="light", dead_time_ms=50)
     assert not case.met
     assert case.nic_wrote_pages, "what was written before is nobody's fault"
     assert case.oracles["panic-hygiene"] == "broken"
