@@ -10,22 +10,24 @@ SETUP    := scripts/make-venv $(VENV)
 INPUTS   := pyproject.toml constraints.txt scripts/make-venv
 
 # What the user wrote reaches the commands through the environment: no quote in it is the shell's.
-export PYTHON NAME TIER SEED PROFILE KERNEL MODULES
+export PYTHON NAME TIER SEED PROFILE NIC SERVER CLIENT KERNEL MODULES
 
 .DEFAULT_GOAL := help
-.PHONY: help scenario list doctor test lint bench soak serve clean
+.PHONY: help scenario list doctor parts test lint bench soak serve clean
 
 help:
 	@echo 'make scenario NAME=promisc-panic [TIER=tap|qemu|sim] [SEED=1] [PROFILE=netdump2]'
 	@echo '                 play a scenario and print its verdict'
+	@echo '                 [NIC=... SERVER=... CLIENT=...]  a part of yours: NAME, FILE.py:NAME, FILE.toml'
 	@echo '                 [KERNEL=/boot/vmlinuz-... [MODULES=/lib/modules/...]]  its Linux guest'
 	@echo 'make list        the scenarios that there are'
+	@echo 'make parts       NICs, machines, servers and clients, and which of them play here'
 	@echo 'make doctor      what this machine can play, and what it lacks'
 	@echo 'make serve ARGS="--bind 0.0.0.0 --dumpdir DIR"'
 	@echo '                 the dump server by itself, for a real network'
 	@echo 'make test        all tests        make lint    ruff, mypy, import-linter'
 	@echo 'make bench       MB/s of each tier and profile, next to tftpd-hpa'
-	@echo 'make soak        100,000 random steps on our e1000 and on QEMU: do they agree?'
+	@echo 'make soak        100,000 random steps on our NIC and on QEMU: do they agree? [ARGS="--nic NAME"]'
 	@echo 'make clean       remove run folders, caches and the virtual environment'
 
 # What a scenario needs, and what development needs besides: one environment, two stages.
@@ -39,15 +41,16 @@ scenario: $(VENV)/.ready
 	@if [ -z "$$NAME" ]; then \
 	    echo 'which one? make scenario NAME=...' >&2; $(BENCH) list >&2; exit 2; \
 	fi; \
-	guest=($${KERNEL:+--kernel "$$KERNEL"} $${MODULES:+--modules "$$MODULES"}); \
+	parts=($${NIC:+--nic "$$NIC"} $${SERVER:+--server "$$SERVER"} $${CLIENT:+--client "$$CLIENT"} \
+	    $${KERNEL:+--kernel "$$KERNEL"} $${MODULES:+--modules "$$MODULES"}); \
 	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
-	    lacks=$$($(BENCH) needs $${TIER:+--tier "$$TIER"} "$${guest[@]}" -- "$$NAME") || exit $$?; \
+	    lacks=$$($(BENCH) needs $${TIER:+--tier "$$TIER"} "$${parts[@]}" -- "$$NAME") || exit $$?; \
 	    [ -z "$$lacks" ] || scripts/debian-packages $$lacks || exit $$?; \
 	fi; \
 	$(BENCH) run $${TIER:+--tier "$$TIER"} $${SEED:+--seed "$$SEED"} \
-	    $${PROFILE:+--profile "$$PROFILE"} "$${guest[@]}" -- "$$NAME"
+	    $${PROFILE:+--profile "$$PROFILE"} "$${parts[@]}" -- "$$NAME"
 
-list doctor: $(VENV)/.ready
+list doctor parts: $(VENV)/.ready
 	@$(BENCH) $@
 
 serve: $(VENV)/.ready

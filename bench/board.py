@@ -11,44 +11,13 @@ what the far end makes of it, what reaches the NIC.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from bench.clock import Budget, Clock
 from bench.wire.contracts import Wire
-from netdump.contracts import Event, FrameBlock, TxBatch
-from nic_models.e1000.registers import Reg
-from nic_models.frames import Frames
-
-
-class Device(Protocol):
-    """A NIC's silicon: registers on one side, a PHY on the other."""
-
-    def read32(self, offset: int) -> int: ...
-
-    def write32(self, offset: int, value: int) -> None: ...
-
-    def transmit(self, now_ns: int) -> Frames: ...
-
-    def receive(self, frames: Frames) -> None: ...
-
-
-class Driver(Protocol):
-    """The kernel's code for it: the four debugnet methods."""
-
-    @property
-    def mac(self) -> bytes: ...
-
-    @property
-    def mtu(self) -> int: ...
-
-    def link_up(self) -> bool: ...
-
-    def event(self, what: Event) -> None: ...
-
-    def transmit(self, batch: TxBatch) -> int: ...
-
-    def poll(self, budget: int) -> FrameBlock: ...
+from netdump.contracts import DebugnetMethods, Event, FrameBlock, TxBatch
+from nic_models.contracts import Silicon
 
 
 class OutOfTime(Exception):
@@ -65,20 +34,26 @@ class Board:
     def __init__(
         self,
         clock: Clock,
-        device: Device,
+        silicon: Silicon,
+        doorbells: Mapping[int, str],
         wire: Wire,
         far_end: Callable[[int], None],
         budget: Budget,
         tell: Callable[..., None],
     ) -> None:
-        """``far_end(now_ns)`` gives a host in memory its turn; a real one needs none."""
+        """``doorbells``: offset -> name of the registers whose write is the hardware's turn.
+        ``far_end(now_ns)`` gives a host in memory its turn; a real one needs none.
+        """
         self.clock = clock
-        self._device = device
+        self._silicon = silicon
+        self._doorbells = doorbells
         self._wire = wire
         self._far_end = far_end
         self._budget = budget
         self._tell = tell
         self._lost = ""
+        self.frames_out = 0
+        """Frames that have left the NIC."""
 
     def lose(self, why: str) -> NoReturn:
         """The machine is gone: whatever its code still tries, it does not do. Raises."""
@@ -91,23 +66,46 @@ class Board:
         now = self.clock.now_ns()
         if self._budget.used_up(now):
             raise OutOfTime(str(self._budget))
-        out = self._device.transmit(now)
+        out = self._silicon.transmit(now)
         if len(out):
+            self.frames_out += len(out)
             self._wire.send(out)
         self._far_end(now)
         got = self._wire.receive()
         if len(got):
-            self._device.receive(got)
+            self._silicon.deliver(got)
+
+    def read8(self, offset: int) -> int:
+        self._alive()
+        return self._silicon.read8(offset)
+
+    def read16(self, offset: int) -> int:
+        self._alive()
+        return self._silicon.read16(offset)
 
     def read32(self, offset: int) -> int:
         self._alive()
-        return self._device.read32(offset)
+        return self._silicon.read32(offset)
+
+    def write8(self, offset: int, value: int) -> None:
+        self._alive()
+        self._silicon.write8(offset, value)
+        self._written(offset, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self._alive()
+        self._silicon.write16(offset, value)
+        self._written(offset, value)
 
     def write32(self, offset: int, value: int) -> None:
         self._alive()
-        self._device.write32(offset, value)
-        if offset == Reg.TDT:
-            self._tell("doorbell", tdt=value)
+        self._silicon.write32(offset, value)
+        self._written(offset, value)
+
+    def _written(self, offset: int, value: int) -> None:
+        name = self._doorbells.get(offset)
+        if name is not None:
+            self._tell("doorbell", **{name: value})
             self.turn()
 
     def delay_us(self, microseconds: int) -> None:
@@ -122,7 +120,7 @@ class Board:
 class BoardNic:
     """A driver on a board, as the client sees it: each poll is also the hardware's turn."""
 
-    def __init__(self, driver: Driver, board: Board) -> None:
+    def __init__(self, driver: DebugnetMethods, board: Board) -> None:
         self._driver = driver
         self._board = board
 

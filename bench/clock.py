@@ -67,13 +67,24 @@ class Budget:
 
     def __init__(self, clock: Clock, length_ns: int, lost_s: Callable[[], float] = float) -> None:
         """Begins now. ``lost_s``: seconds that the bench has lost since; none."""
+        self._clock = clock
         self._end_ns = clock.now_ns() + length_ns
         self._length_ns = length_ns
         self._lost_s = lost_s
 
+    def extend(self, more_ns: int) -> None:
+        """Something is waited for that is not ours: a system that boots."""
+        self._end_ns += more_ns
+        self._length_ns += more_ns
+
     def used_up(self, now_ns: int) -> bool:
         """Whether it has ended by that time."""
         return now_ns > self._end_ns and now_ns > self._end_ns + self._lost_s() * 1e9
+
+    def part(self, length_ns: int) -> Budget:
+        """Another that begins now: of what is a part of the run, and is not to take all of it."""
+        lost_before = self._lost_s()
+        return Budget(self._clock, length_ns, lambda: self._lost_s() - lost_before)
 
     def __str__(self) -> str:
         return f"the run's budget of {self._length_ns / 1e9:.0f} s is used up"

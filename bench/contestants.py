@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from bench.clock import RealClock
+from bench.parts import DEFAULT_MACHINE
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.runs import scratch
 from bench.scenario import Scenario, parse_scenario
+from bench.tiers import ROWS
 from netdump.profiles import PROFILES
 
 _STORY: Final = """\
@@ -46,7 +48,8 @@ class Contestant:
     selective: bool | None = None
     """False: the client offers no selective acks, so each frame is acknowledged by another. None:
     as the profile has it."""
-    machine: str = "synthetic"
+    machine: str | None = None
+    """Its kind; None: the synthetic one that every tier has."""
 
     @property
     def client(self) -> str:
@@ -61,15 +64,21 @@ class Contestant:
         return self.selective
 
     @property
+    def virtual(self) -> bool:
+        """Its rate is that of the modelled wire, on a clock of its own."""
+        return ROWS[self.tier].virtual
+
+    @property
     def where(self) -> str:
         """The tier, and what of it makes a difference."""
-        if self.machine == "linux":
-            return f"{self.tier}, linux"
-        return {"sim": f"sim, {self.rate}", "qemu": "qemu, halted"}.get(self.tier, self.tier)
+        row = ROWS[self.tier]
+        if self.machine is not None:
+            return f"{self.tier}, {self.machine}"
+        return f"{self.tier}, {self.rate}" if row.virtual else self.tier + ", halted" * row.emulated
 
     def __str__(self) -> str:
-        linux = " linux" * (self.machine == "linux")
-        return f"{self.tier}{linux} {self.client} {self.rate}"
+        machine = f" {self.machine}" if self.machine else ""
+        return f"{self.tier}{machine} {self.client} {self.rate}"
 
 
 CONTESTANTS: Final = (
@@ -135,7 +144,7 @@ def scenario(contestant: Contestant, mib: int) -> Scenario:
     text = _STORY.format(
         mib=mib,
         tier=contestant.tier,
-        machine=contestant.machine,
+        machine=contestant.machine or DEFAULT_MACHINE,
         rate=contestant.rate,
         profile=contestant.profile,
         selective=str(contestant.offers).lower(),

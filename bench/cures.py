@@ -24,6 +24,8 @@ CURES: Final[dict[str, str]] = {
     "host-network": f"start the container with a network of its own and {_CONTAINER}",
     "addresses-taken": "start the container with --network none, or with --cap-add SYS_ADMIN and"
     " --security-opt apparmor=unconfined",
+    "client-stack": "start the container with --cap-add SYS_ADMIN and"
+    " --security-opt apparmor=unconfined",
     "port-taken": "end the dump server that runs beside us, or start the container with"
     " --cap-add SYS_ADMIN and --security-opt apparmor=unconfined",
     # -- a user namespace
@@ -45,8 +47,9 @@ CURES: Final[dict[str, str]] = {
     "qemu-old": "install QEMU 7.2 or newer",
     "guest-image": "make scenario NAME=nmi-panic",
     "kvm": "none needed, TCG boots a guest in seconds; for KVM: a CPU that shows vmx or svm",
-    "docker": "apt-get install docker.io",
-    "docker-daemon": "start the Docker daemon, and join the group docker",
+    "docker": "scripts/debian-packages docker, as root",
+    "docker-daemon": "scripts/docker-engine start, as root; or start the machine's own",
+    "docker-root": "play as root: a container's network is entered by root alone",
     "bench": "scripts/debian-packages bench, as root",
 }
 

@@ -180,14 +180,9 @@ def _vmcore_tools() -> Capability:
 
 
 def _docker() -> Capability:
-    program = shutil.which("docker")
-    if not program:
-        return Capability(False, "not installed", CURES["docker"])
-    try:
-        version = _output(program, "version", "--format", "{{.Server.Version}}")
-    except (OSError, subprocess.SubprocessError) as error:
-        return Capability(False, str(error), CURES["docker-daemon"])
-    return Capability(True, f"engine {version}")
+    from bench.servers.engine import can_docker
+
+    return can_docker()
 
 
 def _disk() -> Capability:
@@ -221,7 +216,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("guest image", "Linux guests in tier qemu", _guest_image),
     Check("kvm", "Linux guests at full speed", _kvm),
     Check("vmcore tools", "reading a Linux guest's dump", _vmcore_tools),
-    Check("docker engine", "dump servers in containers (of a later version)", _docker),
+    Check("docker engine", "dump servers in containers", _docker),
     Check("tftpd-hpa", "make bench: the rate to compare with", _tftp),
 )
 

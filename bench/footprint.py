@@ -1,10 +1,11 @@
 """How much memory a run will need, before anything of it is started.
 
 A run holds its machine's memory once: the truth is a view of it (``guest/kernel/mapping``). With a
-QEMU there are two of it, the RAM and what was photographed of it. Besides, each dump makes the
-bench remember something of every frame (``judge/watch``), and Python, numpy, the server and QEMU
-have a size of their own. The constants are what `make bench` shows on x86-64, and a little more: it
-measures all of them, and ``tests/test_peak`` holds a run against them.
+C driver, whose process maps it, too, or a QEMU there are two of it, the RAM and what was
+photographed of it. Besides, each dump makes the bench remember something of every frame
+(``judge/watch``), and Python, numpy, the server and QEMU have a size of their own (``tiers.ROWS``).
+The constants are what `make bench` shows on x86-64, and a little more: it measures all of them, and
+``tests/test_peak`` holds a run against them.
 """
 
 from __future__ import annotations
@@ -13,26 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bench.parts import is_library
 from bench.runs import SNAP_ABOVE
 from bench.scenario.schema import ResolvedCase
+from bench.tiers import ROWS
 
-MIB: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    copies: int
-    """Of the machine's memory that are held, and twice as many are mapped at the most."""
-    programs: int
-    """Bytes of the bench, the server and QEMU themselves."""
-
-
-#: Tier -> what its runs hold.
-_SIZES: Final = {
-    "sim": _Size(copies=1, programs=100 * MIB),
-    "tap": _Size(copies=1, programs=130 * MIB),
-    "qemu": _Size(copies=2, programs=260 * MIB),
-}
 #: Bytes with which a frame is remembered, and what one carries at an MTU of 1500.
 _REMEMBERED: Final = 181
 _CARRIED: Final = 1448
@@ -58,9 +44,12 @@ class Footprint:
 
 def footprint(case: ResolvedCase, tier: str, *, folder_in_memory: bool = False) -> Footprint:
     """What one run needs. ``folder_in_memory``: its run folder takes memory, too (tmpfs)."""
-    size, machine = _SIZES[tier], case.machine
+    size, machine = ROWS[tier], case.machine
     frames = machine.memory // min(_CARRIED, case.nic.mtu - _HEADERS)
-    memory = machine.memory * size.copies + frames * _REMEMBERED + machine.arena
+    copies = size.copies
+    if case.nic.driver is not None and is_library(case.nic.driver):
+        copies = max(copies, 2)  # its process shares the memory, and the truth is a copy
+    memory = machine.memory * copies + frames * _REMEMBERED + machine.arena
     if folder_in_memory:  # the dump and the capture
         whole = machine.memory if machine.memory <= SNAP_ABOVE else 0
         memory += machine.memory + whole + frames * _CAPTURED

@@ -11,15 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.assemble import playable
 from bench.errors import BadInput, MachineLacks
-from bench.scenario import Scenario, expand_cases
+from bench.scenario import ResolvedCase, Scenario, expand_cases
+from bench.tiers import ROWS
 from bench.verdict import Guest, RunResult
 from guest.linux.sources import KernelChoice
 
 
-def has_guest(scenario: Scenario) -> bool:
-    """A case of it is a Linux guest's."""
-    return any(case.machine.kind == "linux" for case in expand_cases(scenario))
+def guests(scenario: Scenario) -> list[ResolvedCase]:
+    """The cases of it whose machine boots a Linux kernel."""
+    return [case for case in expand_cases(scenario) if case.machine_part.kind.takes_kernel]
+
+
+def tier_of_guests(scenario: Scenario) -> str:
+    """The tier that plays them, of the scenario's own if there is one."""
+    (case, *_) = guests(scenario)
+    return next(tier for tier in (*scenario.tiers, *ROWS) if playable(case, tier))
 
 
 def with_kernel(
@@ -37,10 +45,13 @@ def with_kernel(
                 f"--modules {modules} is the folder of a kernel: name that with --kernel"
             )
         return scenario
-    if not has_guest(scenario):
+    if not guests(scenario):
         raise BadInput(f"--kernel is for a Linux guest, and {scenario.name} has none")
-    if tier not in (None, "qemu"):
-        raise BadInput(f"--kernel is for a Linux guest, and tier {tier} plays none: take qemu")
+    if tier in ROWS and not any(playable(case, tier) for case in guests(scenario)):
+        raise BadInput(
+            f"--kernel is for a Linux guest, and tier {tier} plays none:"
+            f" take {tier_of_guests(scenario)}"
+        )
     choice = KernelChoice(kernel.absolute(), None if modules is None else modules.absolute())
     _check(choice)
     return replace(scenario, kernel=choice)
@@ -68,7 +79,7 @@ def _check(choice: KernelChoice) -> None:
 
 def booted(scenario: Scenario) -> Guest | None:
     """What the guests of a scenario that was just played have booted."""
-    if not has_guest(scenario):
+    if not guests(scenario):
         return None
     from guest.linux.image import guest_image
 

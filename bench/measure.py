@@ -42,14 +42,14 @@ from rich.table import Table
 from bench.clock import RealClock
 from bench.contestants import CONTESTANTS, LARGE, Contestant, Played, play, scenario
 from bench.errors import MachineLacks
-from bench.footprint import MIB, footprint
+from bench.footprint import footprint
 from bench.headroom import memory_room, require_room
 from bench.measure_guest import MARK_SINK_RATIO, GuestRates, measure_guest, touch_memory
 from bench.peak import ChildFailed, peak_of, python
 from bench.runs import scratch
 from bench.scenario import expand_cases
 from bench.servers.child import start_child
-from bench.tiers import PROBES
+from bench.tiers import MIB, PROBES, ROWS
 from bench.wire.contracts import WireError
 from bench.wire.namespace import Namespace, open_namespace
 from guest.linux.image import GuestImageUnavailable
@@ -64,7 +64,6 @@ MARK_SIM_FRAMES: Final = 150_000
 MARK_TAP_RATIO: Final = 2.0
 
 #: Memory is held to these: so many dumps, and so much besides.
-MARK_MEMORY: Final = {"sim": (1.5, 150), "tap": (1.5, 150), "qemu": (2.5, 300)}
 
 #: Dump sizes of memory that a run takes: the machine, the server's file; some to spare.
 WARM: Final = 4
@@ -123,9 +122,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.mib < 1 or arguments.rounds < 1 or not 96 <= arguments.guest_mib <= 3000:
         parser.error("--mib and --rounds are 1 or more, --guest-mib is 96 to 3000")
     wanted = [c for c in CONTESTANTS if arguments.only in str(c)]
-    no_qemu = PROBES["qemu"]()
-    if not no_qemu.ok:
-        wanted = [c for c in wanted if c.tier != "qemu"]
+    emulated = {tier: PROBES[tier]() for tier, row in ROWS.items() if row.emulated}
+    lacking = {tier for tier, found in emulated.items() if not found.ok}
+    wanted = [c for c in wanted if c.tier not in lacking]
     results = {contestant: Figures() for contestant in wanted}
     peer = Figures()
     lacks = _peer_lacks()
@@ -144,11 +143,11 @@ def main(argv: list[str] | None = None) -> int:
         _large(contestant, mib)
         for mib in arguments.large_mib
         for contestant in LARGE
-        if arguments.only in str(contestant) and (no_qemu.ok or contestant.tier != "qemu")
+        if arguments.only in str(contestant) and contestant.tier not in lacking
     ]
     guest: list[GuestRates] = []
     no_guest = ""
-    if no_qemu.ok and arguments.only in GUEST:
+    if not lacking and arguments.only in GUEST:
         print(f"a Linux guest of {arguments.guest_mib} MiB", file=sys.stderr)
         try:
             with scratch("guest") as folder:
@@ -166,8 +165,8 @@ def main(argv: list[str] | None = None) -> int:
         _print_guest(guest, arguments.guest_mib)
         if no_guest:
             print(f"not measured: a Linux guest: {no_guest}")
-        if not no_qemu.ok:
-            print(f"not measured: tier qemu: {no_qemu.why} (cure: {no_qemu.cure})")
+        for tier in sorted(lacking):
+            print(f"not measured: tier {tier}: {emulated[tier].why} (cure: {emulated[tier].cure})")
     return 0
 
 
@@ -282,11 +281,11 @@ def _document(results: dict[Contestant, Figures], peer: Figures, lacks: str) -> 
                 "tier": contestant.tier,
                 "profile": contestant.profile,
                 "selective_acks": contestant.offers,
-                "line_rate": contestant.rate if contestant.tier == "sim" else None,
+                "line_rate": contestant.rate if contestant.virtual else None,
                 "MB/s": _median(figures.rate),
                 "frames/s": _median(figures.frames),
                 "MB/s played": _median(figures.played),
-                "ratio": _median(figures.ratio) if contestant.tier != "sim" else None,
+                "ratio": None if contestant.virtual else _median(figures.ratio),
                 "peak bytes": figures.peak,
             }
             for contestant, figures in results.items()
@@ -302,16 +301,17 @@ def _print(
     rounds: int,
 ) -> None:
     table = Table(title=f"{mib} MiB, median of {rounds}, oracles and capture on")
-    headings = ("tier", "profile", "MB/s", "x tftpd-hpa", "MB/s played", "frames/s played")
-    for heading in (*headings, "peak MiB", "x dump"):
-        table.add_column(heading, justify="left" if heading in ("tier", "profile") else "right")
+    for heading in ("tier", "profile"):
+        table.add_column(heading)
+    headings = ("MB/s", "x tftpd-hpa", "MB/s played", "frames/s played", "peak MiB", "x dump")
+    for heading in headings:
+        table.add_column(heading, justify="right")
     for contestant, figures in results.items():
-        tier = contestant.tier
-        ratio = _median(figures.ratio) if tier != "sim" else None
+        ratio = None if contestant.virtual else _median(figures.ratio)
         table.add_row(
             contestant.where,
             contestant.client,
-            f"{_median(figures.rate) or 0:,.1f}" + (" virtual" if tier == "sim" else ""),
+            f"{_median(figures.rate) or 0:,.1f}" + " virtual" * contestant.virtual,
             "" if ratio is None else f"{ratio:.2f}",
             f"{_median(figures.played) or 0:,.1f}",
             f"{_median(figures.frames) or 0:,.0f}",
@@ -333,7 +333,7 @@ def _peak(peak: int, mib: int) -> tuple[str, str]:
 
 def _mark_of(row: Large) -> float:
     """Bytes."""
-    times, more = MARK_MEMORY[row.contestant.tier]
+    times, more = ROWS[row.contestant.tier].mark
     return (times * row.mib + more) * MIB
 
 
@@ -363,7 +363,7 @@ def _print_large(large: list[Large]) -> None:
             table.add_row(
                 row.contestant.where,
                 f"{row.mib:,}",
-                f"{row.played.rate:,.1f}" + " virtual" * (row.contestant.tier == "sim"),
+                f"{row.played.rate:,.1f}" + " virtual" * row.contestant.virtual,
                 *_peak(row.peak, row.mib),
                 f"{_mark_of(row) / MIB:,.0f}",
             )

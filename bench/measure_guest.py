@@ -33,6 +33,7 @@ import numpy as np
 from bench.board import Board, BoardNic
 from bench.clock import Budget, RealClock
 from bench.judge.compare import Image, Stored, compare
+from bench.parts import nic_family
 from bench.qemu_nic import QemuNic
 from bench.servers.child import start_child
 from bench.servers.process import ServerProcess
@@ -40,10 +41,10 @@ from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, SERVER_IP
 from bench.story.told import Takeover
 from bench.wire.namespace import Namespace, open_namespace
 from bench.wire.segment import Segment, configure, open_tap
-from guest.linux.corpse import LinuxCorpse
 from guest.linux.guest import LinuxConfig, LinuxGuest
 from guest.linux.image import guest_image
 from guest.qemu.accel import accelerator
+from guest.qemu.corpse import GuestCorpse
 from netdump.client import DumpRequest, NetdumpClient, Report, Step
 from netdump.dumper import DumperInfo, DumpImage
 from netdump.kdh import KernelDumpHeader
@@ -51,7 +52,7 @@ from netdump.link import DebugnetLink, LinkConfig
 from netdump.messages import HERALD_PORT, MessageType
 from netdump.profiles import PROFILES
 from netdump.window import FRAGMENT, fragment, join
-from nic_models.e1000.driver import E1000Driver
+from nic_models.contracts import Driver
 from nic_models.frames import Frames
 
 #: The mark that the project holds itself to: dump over sink.
@@ -95,9 +96,9 @@ class _Rig:
 
     namespace: Namespace
     guest: LinuxGuest
-    corpse: LinuxCorpse
+    corpse: GuestCorpse
     board: Board
-    driver: E1000Driver
+    driver: Driver
     client: NetdumpClient
     clock: RealClock
     reach: list[tuple[int, int]]
@@ -131,13 +132,24 @@ def measure_guest(mib: int, rounds: int, folder: Path) -> list[GuestRates]:
         guest.crash("nmi", _idle)
         truth = guest.freeze()
         clock = RealClock()
-        nic = QemuNic(guest.vm, clock)
-        board = Board(clock, nic, _Elsewhere(), _never, Budget(clock, rounds * _BUDGET_NS), _tell)
-        corpse = LinuxCorpse(guest, truth, panic_mbufs=5 * RING, delay_us=board.delay_us)
-        driver = E1000Driver(board, corpse.memory, corpse, tx_ring=RING, rx_ring=RX_RING)
+        family = nic_family(guest.config.nic)
+        assert family.on_qemu is not None, "it runs on QEMU"
+        nic = QemuNic(guest.vm, family.on_qemu, clock)
+        board = Board(
+            clock,
+            nic,
+            family.doorbells,
+            _Elsewhere(),
+            _never,
+            Budget(clock, rounds * _BUDGET_NS),
+            _tell,
+        )
+        corpse = GuestCorpse(guest, truth, panic_mbufs=5 * RING, delay_us=board.delay_us)
+        driver = family.driver(board, corpse.memory, corpse, tx_ring=RING, rx_ring=RX_RING)
         image = DumpImage(corpse.memory, corpse.dump_segments())
         client = NetdumpClient(_PROFILE, corpse.memory, image)
-        nic.enable()
+        nic.power_on()
+        nic.machine_died()
         reach = nic.reach()
         guest.park()
         rig = _Rig(namespace, guest, corpse, board, driver, client, clock, reach)

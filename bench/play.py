@@ -15,14 +15,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from bench import put_in
+from bench.assemble import playable
 from bench.errors import BadInput, MachineLacks
 from bench.footprint import largest
-from bench.guests import another_kernel, as_played, booted, has_guest, sound_guest
+from bench.guests import another_kernel, as_played, booted, guests, sound_guest, tier_of_guests
 from bench.headroom import address_room, lies_in_memory, memory_room, require_room
+from bench.kinds import nothing_needed
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -33,9 +36,15 @@ from bench.runs import (
     is_output_trouble,
     output_trouble,
 )
-from bench.scenario import Scenario, expand_cases, only_profile, parse_scenario
-from bench.scenario.combinations import playable
-from bench.tiers import PROBES, Choice, choose_tier, first_choice, wants_tap
+from bench.scenario import (
+    ResolvedCase,
+    Scenario,
+    expand_cases,
+    only_profile,
+    parse_scenario,
+)
+from bench.scenario.schema import Part
+from bench.tiers import PROBES, ROWS, Choice, choose_tier, first_choice, wants_tap
 from bench.verdict import RunResult, to_text
 from bench.wire.contracts import Capability
 
@@ -49,6 +58,8 @@ _SOUND: Final[dict[str, Callable[[Any], bool]]] = {
     "tier": lambda tier: isinstance(tier, str),
     "seed": lambda seed: type(seed) is int and 0 <= seed <= MAX_SEED,
     "guest": sound_guest,
+    "parts": lambda parts: parts is None or put_in.sound(parts),
+    "base": lambda base: base is None or isinstance(base, str),
     "only_profile": lambda name: name is None or isinstance(name, str),
     "cases": lambda cases: isinstance(cases, list) and all(isinstance(c, dict) for c in cases),
 }
@@ -71,9 +82,8 @@ def play(
 ) -> RunResult:
     """Play it; the run folder is kept. ``before_tap`` may replace this process."""
     if scenario.kernel is not None:
-        tier = tier or "qemu"  # no other tier would play that kernel
-    wants_qemu = first_choice(scenario, tier) == "qemu"
-    probes = probes_for(scenario, runs) if wants_qemu else PROBES
+        tier = tier or tier_of_guests(scenario)  # no other would play that kernel
+    probes = probes_for(scenario, first_choice(scenario, tier), runs)
     if wants_tap(first_choice(scenario, tier)):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
@@ -136,13 +146,15 @@ def replay(
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise BadInput(f"{folder} is no run folder: {folder / SCENARIO}: {why}") from None
-    scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO))
+    base = Path(verdict["base"]) if verdict.get("base") else None
+    scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO), base)
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
+    scenario = put_in.as_played(scenario, verdict.get("parts") or {})
     scenario = as_played(scenario, verdict.get("guest"), folder)
     tier, seed = verdict["tier"], verdict["seed"]
     runs = runs or folder.absolute().parent
-    probes = probes_for(scenario, runs) if tier == "qemu" else PROBES
+    probes = probes_for(scenario, tier, runs)
     if wants_tap(tier):
         before_tap()
     choice = choose_tier(scenario, tier, probes)
@@ -150,39 +162,51 @@ def replay(
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
         result = _run(scenario, choice, seed, again, progress)
         outcome_same = _outcomes(result.as_json()) == _outcomes(verdict)
-        files = _same_files(folder, again.path) if tier == "sim" else {}
+        files = _same_files(folder, again.path) if ROWS[tier].virtual else {}
         if not (outcome_same and all(files.values())):
             _keep(again, scenario, result)
     return Replay(folder, result, outcome_same, files, another_kernel(verdict.get("guest"), result))
 
 
-def probes_for(scenario: Scenario, runs: Path) -> dict[str, Callable[[], Capability]]:
-    """How to find out which tiers can play it. A story with a Linux guest needs its image, too,
-    which is built here, once and for all, if it will be wanted.
+def probes_for(scenario: Scenario, tier: str, runs: Path) -> dict[str, Callable[[], Capability]]:
+    """How to find out which tiers can play it. What its machines and servers need on that one, the
+    first choice, is tried too: a guest's image is built here, once and for all.
 
     Called before ``before_tap``: in a network namespace of one's own nothing can be downloaded.
-    Raises ``MachineLacks`` for a guest that would not fit into memory, before it is made.
+    Raises ``MachineLacks`` for a run that would not fit into memory, before anything is made.
     """
-    if not has_guest(scenario):
-        return PROBES
-    from bench.qemu_nic import can_qemu
-    from guest.linux.image import GuestImageUnavailable, guest_image
-    from guest.linux.ownkernel import BadChoice
-
-    if "qemu" not in scenario.tiers or not can_qemu().ok:
+    if tier not in scenario.tiers:
         return PROBES  # whoever chooses the tier will say so
-    require_room_for(scenario, "qemu", runs)
-    try:
-        guest_image(
-            progress=lambda line: print(f"netdump-bench: {line}", file=sys.stderr),
-            choice=scenario.kernel,
-        )
-    except BadChoice as error:
-        raise BadInput(str(error)) from None
-    except GuestImageUnavailable as error:
-        lacks = Capability(False, f"no Linux guest: {error.why}", error.cure)
-        return {**PROBES, "qemu": lambda: lacks}
+    cases = [case for case in expand_cases(scenario) if playable(case, tier)]
+    wanted = {
+        repr((case.machine, case.machine_part.options)): case
+        for case in cases
+        if case.machine_part.kind.prepare
+    }
+    parts = {part.kind.name: part.kind for case in cases for part in _needy(case)}
+    if not (wanted or parts) or not PROBES[tier]().ok:
+        return PROBES
+    for kind in parts.values():
+        if not (found := kind.probe()).ok:
+            return _lacks(tier, replace(found, why=f"no {kind.name}: {found.why}"))
+    if wanted:
+        require_room_for(scenario, tier, runs)
+    for case in wanted.values():
+        prepare = case.machine_part.kind.prepare
+        if prepare is not None and not (found := prepare(case)).ok:
+            return _lacks(tier, found)
     return PROBES
+
+
+def _needy(case: ResolvedCase) -> Iterator[Part[Any]]:
+    """Its parts that this machine may not be able to play."""
+    for part in (case.server_part, case.client_part):
+        if part.kind.probe is not nothing_needed:
+            yield part
+
+
+def _lacks(tier: str, found: Capability) -> dict[str, Callable[[], Capability]]:
+    return {**PROBES, tier: lambda: found}
 
 
 def require_room_for(scenario: Scenario, tier: str, runs: Path, at_once: int = 1) -> None:
@@ -207,7 +231,7 @@ def _run(
     scenario: Scenario, choice: Choice, seed: int, folder: RunFolder, progress: Progress
 ) -> RunResult:
     from bench.runner import run_scenario
-    from bench.servers.process import ServerLaunchFailure
+    from bench.servers.native import ServerLaunchFailure
     from bench.wire.contracts import WireError
     from guest.linux.image import GuestImageUnavailable
 
@@ -228,10 +252,15 @@ def _run(
             progress=progress,
         )
     result.title, result.why, result.story = scenario.title, scenario.why, scenario.story
-    result.guest = booted(scenario) if choice.tier == "qemu" else None
+    result.guest = booted(scenario) if _boots(scenario, choice.tier) else None
+    result.parts, result.base = put_in.as_json(scenario), str(scenario.base)
     result.only_profile = scenario.profiles[0] if scenario.profiles else None
     result.run_folder = result.replay = ""
     return result
+
+
+def _boots(scenario: Scenario, tier: str) -> bool:
+    return any(playable(case, tier) for case in guests(scenario))
 
 
 def _keep(folder: RunFolder, scenario: Scenario, result: RunResult) -> None:

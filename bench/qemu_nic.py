@@ -18,12 +18,12 @@ import fcntl
 import struct
 import termios
 import time
+from collections.abc import Callable
 from typing import Final
-
-import numpy as np
 
 from bench.clock import Clock, RealClock
 from bench.cures import CURES
+from bench.parts import DEFAULT_NIC, nic_family
 from bench.servers.child import start_child
 from bench.wire.contracts import Capability
 from bench.wire.stream import StreamWire
@@ -31,66 +31,78 @@ from guest.qemu import pci
 from guest.qemu.errors import QemuError, QemuMissing
 from guest.qemu.vm import Vm, halted
 from nic_models.contracts import InterruptLine
-from nic_models.e1000.descriptors import RX_READ, SIZE, view
-from nic_models.e1000.registers import RCTL, RCTL_BSIZE_SHIFT, RX_BUFFER_SIZES, Reg
+from nic_models.family import OnQemu
 from nic_models.frames import Frames
 
-INTEL: Final = 0x8086
-#: QEMU's name -> PCI device.
-DEVICE_IDS: Final = {"e1000": 0x100E}
 #: The longest that QEMU is given to take a frame. A NIC that can't receive never takes it.
 SETTLE_S: Final = 0.2
-#: The same where it can receive, and will: as long as a hang.
-LIVE_SETTLE_S: Final = 60.0
+#: The longest that QEMU may hold an interrupt back: as long as a hang.
+INTERRUPT_S: Final = 60.0
 _TURN_S: Final = 0.0002
-_STATUS: Final = int(Reg.STATUS)
-_ICS, _IMS = int(Reg.ICS), int(Reg.IMS)
-_INTERRUPT_REGISTERS: Final = frozenset(map(int, (Reg.ICR, Reg.ICS, Reg.IMS, Reg.IMC)))
-#: Base and length of each ring, receive first.
-_RINGS: Final = tuple(
-    tuple(map(int, ring))
-    for ring in ((Reg.RDBAL, Reg.RDBAH, Reg.RDLEN), (Reg.TDBAL, Reg.TDBAH, Reg.TDLEN))
-)
 _PROBE_RAM: Final = 16 << 20
 _PROBE_MAC: Final = bytes.fromhex("020000000002")
 
 
 class QemuNic:
-    """A ``Device`` of the board."""
+    """A ``nic_models.contracts.Silicon``."""
 
-    def __init__(self, vm: Vm, clock: Clock, line: InterruptLine | None = None) -> None:
+    def __init__(
+        self, vm: Vm, family: OnQemu, clock: Clock, line: InterruptLine | None = None
+    ) -> None:
         """``line``: driven with the level of INTx, whenever the wire gets its turn."""
         self._vm = vm
+        self._family = family
+        self._reach: list[tuple[int, int]] = []
         self._found: pci.PciFunction | None = None
         self._line = line
         self._wire = None if vm.netdev is None else StreamWire(vm.netdev, clock)
 
-    def enable(self) -> None:
+    def power_on(self) -> None:
         """Find it, make its registers reachable, and let it do DMA.
 
         To be called before any register is used, and while the machine stands still: PCI's
         configuration takes two accesses, and a guest that is in the middle of its own would take
         ours for its own. Where firmware has set the NIC up, nothing changes.
         """
-        found = pci.find(self._vm.qtest, INTEL, DEVICE_IDS[self._vm.options.nic])
+        family = self._family
+        found = pci.find(self._vm.qtest, family.vendor, family.pci_device, family.bar)
         found.enable()
         self._found = found
 
     @property
     def _function(self) -> pci.PciFunction:
-        assert self._found is not None, "enable() comes first"
+        assert self._found is not None, "power_on() comes first"
         return self._found
 
+    def read8(self, offset: int) -> int:
+        return self._read(self._function.read8, offset)
+
+    def read16(self, offset: int) -> int:
+        return self._read(self._function.read16, offset)
+
     def read32(self, offset: int) -> int:
-        value = self._function.read32(offset)
-        if offset in _INTERRUPT_REGISTERS:
+        return self._read(self._function.read32, offset)
+
+    def _read(self, read: Callable[[int], int], offset: int) -> int:
+        value = read(offset)
+        if offset in self._family.interrupt_registers:
             self._look_at_the_line()
         return value
 
+    # Writes are posted, as on PCI.
+
+    def write8(self, offset: int, value: int) -> None:
+        self._write(self._function.write8, offset, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self._write(self._function.write16, offset, value)
+
     def write32(self, offset: int, value: int) -> None:
-        """Posted, as on PCI."""
-        self._function.write32(offset, value)
-        if offset in _INTERRUPT_REGISTERS:
+        self._write(self._function.write32, offset, value)
+
+    def _write(self, write: Callable[[int, int], None], offset: int, value: int) -> None:
+        write(offset, value)
+        if offset in self._family.interrupt_registers:
             self._look_at_the_line()
 
     def transmit(self, now_ns: int) -> Frames:
@@ -107,48 +119,35 @@ class QemuNic:
             self._vm.check()
         return frames
 
-    def receive(self, frames: Frames) -> None:
+    def deliver(self, frames: Frames) -> None:
         if self._wire is not None and len(frames):
             self._vm.qtest.flush()  # the cable is another way: what was written before comes first
             self._wire.send(frames)
 
-    def stop_watching_interrupts(self) -> None:
-        """Nobody serves them any more, and each look costs two commands."""
+    def machine_died(self) -> None:
+        """Looking at the line costs two commands each time; that ends, too."""
         self._line = None
+        self._reach = self._family.may_write_to(self._function, self._vm.ram)
 
     def reach(self) -> list[tuple[int, int]]:
-        """[start, end) of what it may write to by itself, as its rings stand: the rings, and the
-        buffers of the receive descriptors that are its own, from RDH to RDT.
-        """
-        read, ram = self._function.read32, self._vm.ram
-        control = read(int(Reg.RCTL))
-        size = RX_BUFFER_SIZES[bool(control & RCTL.BSEX), control >> RCTL_BSIZE_SHIFT & 3]
-        found: list[tuple[int, int]] = []
-        for low, high, length in _RINGS:
-            base = read(low) | read(high) << 32
-            found.append((base, base + read(length)))
-        base, end = found[0]
-        count = (end - base) // SIZE
-        if count and end <= len(ram):
-            head, tail = read(int(Reg.RDH)), read(int(Reg.RDT))
-            own = (np.arange(count) - head) % count < (tail - head) % count
-            addresses = view(ram, base, count, RX_READ)["address"][own].tolist()
-            found += [(address, address + size) for address in addresses if address]
-        return found
+        """QEMU keeps no log: all that it may have written to, as its rings stood."""
+        return self._reach
+
+    def state(self) -> dict[str, int]:
+        """Registers that tell in which state the card is."""
+        return self._family.state(self._function)
 
     def await_interrupt(self) -> None:
         """Wait until the line is up, if there is a cause that is not masked.
 
-        QEMU's ICS can be read: the causes, which a read of ICR would clear.
-
         Raises:
             QemuError: it stays down.
         """
-        read = self._function.read32
-        deadline = time.monotonic() + LIVE_SETTLE_S
-        while read(_ICS) & read(_IMS) and not self._function.interrupt_pending():
+        function = self._function
+        deadline = time.monotonic() + INTERRUPT_S
+        while self._family.cause_pending(function) and not function.interrupt_pending():
             if time.monotonic() > deadline:
-                raise QemuError(f"QEMU's NIC raised no interrupt in {LIVE_SETTLE_S:g} s")
+                raise QemuError(f"QEMU's NIC raised no interrupt in {INTERRUPT_S:g} s")
             time.sleep(_TURN_S)
         self._look_at_the_line()
 
@@ -163,12 +162,35 @@ class QemuNic:
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(_TURN_S)
-        self._function.read32(_STATUS)  # QEMU does one thing at a time: now it has done that one
+        self._function.read32(
+            self._family.barrier
+        )  # QEMU does one thing at a time: now it has done that one
         return True
 
     def _look_at_the_line(self) -> None:
         if self._line is not None and self._found is not None:
             self._line.set(self._function.interrupt_pending())
+
+
+def receives(vm: Vm, family: OnQemu) -> bool:
+    """Whether the NIC of a machine that is running can receive, as its system has set it up.
+
+    QMP tells where its registers are, because PCI's configuration is the system's own. For families
+    that can tell.
+    """
+    assert family.receives is not None, "the grammar asks for it"
+    for bus in vm.monitor.execute("query-pci"):
+        for device in bus["devices"]:
+            if (device["id"]["vendor"], device["id"]["device"]) != (
+                family.vendor,
+                family.pci_device,
+            ):
+                continue
+            for region in device["regions"]:
+                if region["bar"] == family.bar and region["address"] > 0:
+                    card = pci.PciFunction(vm.qtest, device["slot"], family.bar)
+                    return family.receives(card.decodes_at(region["address"]))
+    return False
 
 
 def _unread(fd: int) -> int:
@@ -178,16 +200,21 @@ def _unread(fd: int) -> int:
     return count
 
 
-def can_qemu() -> Capability:
+def can_qemu(name: str = DEFAULT_NIC) -> Capability:
     """Try it: start a QEMU without software, bring its NIC up, and read its registers."""
+    family = nic_family(name).on_qemu
+    if family is None:
+        return Capability(False, f"QEMU has no {name}", "")
     try:
-        with Vm(halted(_PROBE_RAM, mac=_PROBE_MAC), None, start_child) as vm:
-            nic = QemuNic(vm, RealClock())
-            nic.enable()
-            status = nic.read32(_STATUS)
+        machine = halted(_PROBE_RAM, nic=family.device, mac=_PROBE_MAC)
+        with Vm(machine, None, start_child) as vm:
+            nic = QemuNic(vm, family, RealClock())
+            nic.power_on()
+            value = nic.read32(family.barrier)
     except QemuMissing as missing:
         return Capability(False, str(missing), CURES["qemu"])
     except QemuError as error:
-        why = f"QEMU's NIC can't be driven: {str(error).splitlines()[-1]}"
+        why = f"QEMU's {family.device} can't be driven: {str(error).splitlines()[-1]}"
         return Capability(False, why, CURES["qemu-old"])
-    return Capability(True, f"started QEMU, and its e1000 answers (STATUS {status:#x})")
+    at = f"register {family.barrier:#x} reads {value:#x}"
+    return Capability(True, f"started QEMU, and its {family.device} answers ({at})")

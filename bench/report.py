@@ -22,26 +22,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.judge.oracles import ORACLES
 from bench.repeat import Repeated, differences, rows
 from bench.scenario.values import show_ranges, show_size
-from bench.verdict import BROKE_DOWN, DISTURBED, NOT_JUDGED, ORACLES, CaseResult, RunResult
+from bench.tiers import ROWS
+from bench.verdict import NOT_JUDGED, OUTCOMES, CaseResult, RunResult
+from bench.wire.actions import ACTIONS
+from bench.wire.bystanders import TRICKS
 
 WIDTH: Final = 100
 _LABEL: Final = 11  # columns of a label, with the space after it
 _INDENT: Final = 2
 
-#: How a run may end, and what that means.
-OUTCOMES: Final = {
-    "complete": "The stored dump equals memory at the panic, byte for byte.",
-    "silent-hole": "The client reports success, yet what is stored is not what memory held.",
-    "false-success": "The client reports success, yet the server has no complete dump.",
-    "failed": "The client gave up, and said so.",
-    "deadlock": "The driver waits for a lock whose owner will never run again.",
-    "hung": "The run used up its time without an end.",
-    BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
-    DISTURBED: "This machine kept the bench from running: what came is not judged.",
-    "lost": "The machine was gone before its dump had an end.",
-}
 _PLURALS: Final = {"silent-hole": "silent holes", "deadlock": "deadlocks"}
 
 #: Why a frame may be refused, for those reasons whose name does not say it all.
@@ -65,24 +57,6 @@ REFUSALS: Final = {
     "arp-not-for-us": "ARP requests for other hosts",
     "arp-unasked": "ARP replies that came unasked",
     "out-of-mbufs": "no buffer left to send with",
-}
-
-#: What the wire does, and what that makes of a frame.
-_DEEDS: Final = {
-    "drop": "lost",
-    "duplicate": "doubled",
-    "reorder": "overtaken",
-    "corrupt": "damaged",
-    "truncate": "cut short",
-    "delay": "delayed",
-}
-
-#: What bystanders send.
-_HEARD: Final = {
-    "acks-for-another-mac": "acks for another MAC",
-    "unicast-to-others": "unicast frames between others",
-    "broadcast-noise": "broadcasts",
-    "arp-spoof": "ARP replies that claim others' addresses",
 }
 
 
@@ -116,6 +90,8 @@ def paragraphs(result: RunResult) -> Iterator[Paragraph]:
     yield Paragraph("why", result.why)
     if result.guest is not None:
         yield Paragraph("guest", f"{result.guest}.")
+    for name, part in result.parts.items():
+        yield Paragraph(name, f"{part['words']}, instead of the scenario's own")
     yield Paragraph("story", " ".join(result.story.split()))
     yield BLANK
     for _, group in groupby(result.cases, key=lambda case: case.group or case.name):
@@ -168,8 +144,9 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
     yield from _swallowed(case)
     yield from _last_words(case)
     yield from _difference(case)
-    yield Paragraph("panic", _panic_context([case]))
+    yield from _panic_context([case])
     yield from _broken([case])
+    yield from _not_ruled_on([case])
     for note in case.notes[:5]:
         yield Paragraph("note", note)
 
@@ -177,7 +154,8 @@ def _case(case: CaseResult, tier: str) -> Iterator[Paragraph]:
 def _called(case: CaseResult) -> str:
     """``netdump2, polled``; a case with a name of its own keeps it."""
     name = case.group or case.name
-    return f"{name if name.startswith(case.profile) else f'{name} ({case.profile})'}, {case.mode}"
+    called = name if name.startswith(case.profile) else f"{name} ({case.profile})"
+    return f"{called}, {case.mode}" if case.mode else called
 
 
 def _headline(met: bool, text: str) -> Paragraph:
@@ -189,7 +167,7 @@ def _style(met: bool) -> str:
 
 
 def _sent(case: CaseResult, tier: str) -> str:
-    clock = "virtual seconds" if tier == "sim" else "s"
+    clock = "virtual seconds" if ROWS[tier].virtual else "s"
     text = f"{show_size(case.dump_bytes)} in {case.seconds:.3g} {clock}"
     if case.outcome not in ("complete", "silent-hole"):
         text = f"of {show_size(case.dump_bytes)} not all; it ended after {case.seconds:.3g} {clock}"
@@ -225,10 +203,8 @@ def _wire(cases: Iterable[CaseResult]) -> Iterator[Paragraph]:
     deeds: Counter[str] = Counter()
     for case in cases:
         deeds.update(case.wire)
-    befell = [f"{n:,} {_DEEDS[name]}" for name, n in deeds.items() if n and name in _DEEDS]
-    heard = [
-        f"{n:,} {_HEARD.get(name, name)}" for name, n in deeds.items() if n and name not in _DEEDS
-    ]
+    befell = [f"{n:,} {ACTIONS[name].makes}" for name, n in deeds.items() if n and name in ACTIONS]
+    heard = [f"{n:,} {TRICKS[name].heard}" for name, n in deeds.items() if n and name in TRICKS]
     told = [f"{', '.join(befell)}"] * bool(befell) + [f"heard {', '.join(heard)}"] * bool(heard)
     if told:
         yield Paragraph("wire", f"{'; '.join(told)}.")
@@ -283,9 +259,11 @@ def _hex(octets: str) -> str:
     return " ".join(octets[i : i + 2] for i in range(0, min(len(octets), 16), 2))
 
 
-def _panic_context(cases: list[CaseResult]) -> str:
+def _panic_context(cases: list[CaseResult]) -> Iterator[Paragraph]:
     """The worst over the runs; of most stories there is one."""
-    contexts = [case.panic_context for case in cases]
+    contexts = [case.panic_context for case in cases if case.panic_context is not None]
+    if not contexts:
+        return
     buffers = max(c.pool_high_water for c in contexts)
     size = max(c.pool_size for c in contexts)
     bypassed = max(c.locks_bypassed for c in contexts)
@@ -294,7 +272,8 @@ def _panic_context(cases: list[CaseResult]) -> str:
     text += f"{_count(max(c.polls for c in contexts), 'poll')}; "
     text += f"{_count(max(c.interrupts for c in contexts), 'interrupt')}; "
     text += f"locks bypassed {_count(bypassed, 'time')}"
-    return text + (f", {owned:,} of them held by a stopped CPU" * bool(owned)) + "."
+    text += f", {owned:,} of them held by a stopped CPU" * bool(owned)
+    yield Paragraph("panic", f"{text}.")
 
 
 def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
@@ -308,6 +287,20 @@ def _broken(cases: list[CaseResult]) -> Iterator[Paragraph]:
                 told.setdefault(oracle, case.oracle_reasons.get(oracle, ""))
     for name, why in told.items():
         yield Paragraph("broken", f"{name}: {why}" if why else name, "yellow")
+
+
+def _not_ruled_on(cases: list[CaseResult]) -> Iterator[Paragraph]:
+    """What could not be seen, and so is not said to have held; those of one reason together."""
+    told: dict[str, dict[str, None]] = {}
+    for case in cases:
+        for oracle in ORACLES:
+            if case.oracles.get(oracle) == "not-ruled-on":
+                told.setdefault(case.oracle_reasons.get(oracle, ""), {})[oracle] = None
+    for why, oracles in told.items():
+        yield Paragraph("unruled", f"not ruled on: {', '.join(oracles)}: {why}")
+    if keys := dict.fromkeys(key for case in cases for key in case.uncounted):
+        what = f"not counted, and so not asked for: {', '.join(keys)}"
+        yield Paragraph("uncounted", f"{what}. Only our own client counts that.")
 
 
 def _missing(unmet: Iterable[str]) -> Iterator[Paragraph]:
@@ -335,7 +328,7 @@ def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
         text = f"{len(those)} {name}" + (f" at {where}" * (len(outcomes) > 1)) + "."
         yield Paragraph("end", _sentences(text, OUTCOMES.get(outcome, "")))
     total = sum(run.seconds for run in runs)
-    clock = "virtual seconds" if tier == "sim" else "s"
+    clock = "virtual seconds" if ROWS[tier].virtual else "s"
     frames, again = sum(r.frames for r in runs), sum(r.retransmissions for r in runs)
     size = f"{show_size(first.dump_bytes)} a run, {total:.3g} {clock} in all"
     yield Paragraph("sent", f"{size}, {_on_the_wire(frames, again)}.")
@@ -346,16 +339,20 @@ def _sweep(runs: list[CaseResult], tier: str) -> Iterator[Paragraph]:
         for found in _difference(example):
             text = f"run {example.sweep_value}, for example: {found.text}"
             yield Paragraph(found.label, text, found.style)
-    yield Paragraph("panic", _panic_context(runs))
+    yield from _panic_context(runs)
     yield from _broken(runs)
+    yield from _not_ruled_on(runs)
 
 
 # --- the end --------------------------------------------------------------------------------------
 
 
 def _oracles(cases: list[CaseResult]) -> Iterator[Paragraph]:
-    """One line: what held in every case it applied to, and what did not, and where."""
+    """One line: what held in every case it applied to, what did not, and where, and what nobody
+    could see.
+    """
     held: list[str] = []
+    unruled: list[str] = []
     nowhere: list[str] = []
     broken: list[str] = []
     for oracle in ORACLES:
@@ -367,10 +364,17 @@ def _oracles(cases: list[CaseResult]) -> Iterator[Paragraph]:
                 if state == "broken"
             )
             broken.append(f"{oracle} ({', '.join(who)})")
-        else:
-            (held if "held" in states else nowhere).append(oracle)
+        elif "held" in states:
+            held.append(oracle)
+        elif "not-ruled-on" not in states:
+            nowhere.append(oracle)
+        if "not-ruled-on" in states:
+            some = [c for c, s in zip(cases, states, strict=True) if s == "not-ruled-on"]
+            names = ", ".join(dict.fromkeys(case.group or case.name for case in some))
+            unruled.append(oracle if len(some) == len(cases) else f"{oracle} ({names})")
     parts = [f"held: {', '.join(held)}"] if held else []
     parts += [f"broken: {', '.join(broken)}"] if broken else []
+    parts += [f"not ruled on: {', '.join(unruled)}"] if unruled else []
     parts += [f"not applicable: {', '.join(nowhere)}"] if nowhere else []
     if parts:
         yield Paragraph("oracles", "; ".join(parts) + ".")

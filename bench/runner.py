@@ -14,26 +14,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from bench.assemble import make_story, why_not
 from bench.capture.pcapng import PcapngWriter
+from bench.drivers.errors import DriverCrashed, DriverHangs, UnusableDriver
 from bench.errors import BadInput
 from bench.events import EventLog
 from bench.heartbeat import GIVEN_UP_S, Heartbeat
 from bench.judge.compare import Comparison
-from bench.judge.evidence import expected_dump, gather, read_disk
-from bench.judge.expect import unmet
+from bench.judge.evidence import gather, read_disk
+from bench.judge.expect import uncounted, unmet
 from bench.judge.live import LiveDisk
 from bench.judge.netconsole import NetconsoleWatch
 from bench.judge.netconsole import judge as judge_last_words
-from bench.judge.oracles import ORACLES, Evidence, outcome
+from bench.judge.oracles import Evidence, outcome, rule
 from bench.judge.watch import WireWatch
+from bench.kinds import Host
 from bench.progress import Progress
 from bench.runs import SNAP_ABOVE, SNAPLEN
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
-from bench.scenario.combinations import playable
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, set_stage
-from bench.story.synthetic import NoSuchStep, SyntheticStory
-from bench.story.told import Story, Tell, Told
-from bench.tiers import ROWS, Host
+from bench.story.told import NoSuchStep, Told
+from bench.tiers import ROWS
 from bench.verdict import (
     BROKE_DOWN,
     DISTURBED,
@@ -47,6 +48,7 @@ from bench.verdict import (
 from bench.wire.contracts import Direction
 from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
+from netdump.dumper import DumpImage
 from nic_models.frames import Frames
 
 
@@ -69,8 +71,8 @@ def run_scenario(
     runs: list[ResolvedCase] = []
     counted: set[str] = set()
     for case in expand_cases(scenario):
-        if not playable(case, tier):
-            says = f"'{case.group}': its Linux guest needs tier qemu"
+        if why := why_not(case, tier):
+            says = f"'{case.group}': {why}"
             result.not_played += [] if says in result.not_played else [says]
             continue
         if case.sweep_over is None or case.sweep_value is not None:
@@ -95,7 +97,7 @@ def _impossible(scenario: Scenario, case: ResolvedCase) -> Iterator[None]:
     """What turns out to be impossible only when it is tried is bad input all the same."""
     try:
         yield
-    except (NoSuchStep, OutOfMemory) as error:
+    except (NoSuchStep, OutOfMemory, UnusableDriver, DriverCrashed, DriverHangs) as error:
         raise BadInput(f"{scenario.file}: case {case.group}: {error}") from None
 
 
@@ -108,23 +110,14 @@ def _every(
         _beating(tier) as beat,
         set_stage(tier, host, case, seed, dry, _nobody, beat.lost_s) as stage,
     ):
-        steps = SyntheticStory(case, stage, seed, _silent).count_steps()
+        count = case.machine_part.kind.count_steps
+        assert count is not None, "the rules refuse it"
+        steps = count(case, stage, seed)
     shutil.rmtree(dry)
     return with_values(case, range(steps))
 
 
-def _story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> Story:
-    if case.machine.kind == "synthetic":
-        return SyntheticStory(case, stage, seed, tell)
-    from bench.story.linux import LinuxStory  # needs QEMU's libraries: only who plays it pays
-
-    return LinuxStory(case, stage, seed, tell)
-
-
 def _nobody(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -> None: ...
-
-
-def _silent(_kind: str, **_fields: object) -> None: ...
 
 
 def _played(
@@ -144,6 +137,8 @@ def _played(
     with ExitStack() as closing, _beating(tier) as beat:
         try:
             result = _run(tier, host, run, seed, folder, progress, beat, closing)
+        except (DriverCrashed, DriverHangs) as error:
+            result = _never_panicked(run, error, beat)
         except QemuError as error:
             result = _no_outcome(run, BROKE_DOWN, str(error).strip().splitlines()[-1], beat)
         except NoSuchStep as error:
@@ -168,13 +163,31 @@ def _unless_disturbed(run: ResolvedCase, result: CaseResult, beat: Heartbeat) ->
     return _no_outcome(run, DISTURBED, why, beat)
 
 
+def _never_panicked(
+    run: ResolvedCase, error: DriverCrashed | DriverHangs, beat: Heartbeat
+) -> CaseResult:
+    """Of a run whose driver, which is not ours, ended the machine's ordinary life."""
+    seen = Evidence(nothing_dumped=True)
+    if isinstance(error, DriverHangs):
+        seen.out_of_time = str(error)
+    else:
+        seen.driver_crashed = str(error)
+    rulings = rule(seen)
+    result = _no_outcome(run, outcome(seen), f"In ordinary life, before the panic: {error}", beat)
+    result.oracles = {name: ruling.state for name, ruling in rulings.items()}
+    result.oracle_reasons = {name: ruling.why for name, ruling in rulings.items() if ruling.why}
+    result.unmet = unmet(run.expect, result, rulings)
+    result.met = not result.unmet
+    return result
+
+
 def _no_outcome(run: ResolvedCase, instead: str, why: str, beat: Heartbeat) -> CaseResult:
     """Of a run that is not judged."""
     return CaseResult(
         name=run.name,
         group=run.group,
         profile=run.profile,
-        mode=run.nic.mode,
+        mode=_mode(run),
         outcome=instead,
         expected=str(run.expect),
         met=False,
@@ -199,7 +212,7 @@ def _run(
     """One run; ``closing`` takes what is to be given back when it has been judged."""
     progress.case(run.name, run.machine.memory)
     watch = WireWatch(CLIENT_MAC, HOST_MAC)
-    overheard = NetconsoleWatch() if run.machine.netconsole else None
+    overheard = NetconsoleWatch() if _has_last_words(run) else None
     disk: LiveDisk | None = None  # there is nothing to watch for before the panic
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
         capture = PcapngWriter(file, snaplen=SNAPLEN if run.machine.memory > SNAP_ABOVE else 0)
@@ -219,14 +232,14 @@ def _run(
             def tell(kind: str, **fields: object) -> None:
                 events.emit(kind, stage.clock.now_ns(), **fields)
 
-            story = _story(run, stage, seed, tell)
+            story = make_story(run, stage, seed, tell)
             closing.callback(story.give_back)
             try:
                 story.boot()
                 struck = story.live()
                 tell("panic", where=struck)
-                expected = expected_dump(story)
-                disk = LiveDisk(stage.dumpdir, watch, expected)
+                expected = story.expected()
+                disk = LiveDisk(stage.stored, watch, expected)
                 told = story.dump(struck)
             except QemuGone:
                 if story.emulator is not None:
@@ -237,6 +250,7 @@ def _run(
                 error=told.report.error,
                 deadlock=told.deadlock,
                 hung=told.out_of_time,
+                crashed=told.crashed,
                 lost=told.lost,
             )
             evidence = gather(told, stage, watch, disk, expected)
@@ -253,6 +267,10 @@ def _run(
     return result
 
 
+def _has_last_words(run: ResolvedCase) -> bool:
+    return run.machine_part.kind.last_words(run.machine_part.options)
+
+
 # --- judgement ------------------------------------------------------------------------------------
 
 
@@ -264,19 +282,19 @@ def _judge(
     seen: Evidence,
     last_words: LastWords | None = None,
 ) -> CaseResult:
-    rulings = {name: oracle(seen) for name, oracle in ORACLES.items()}
+    rulings = rule(seen)
     report, stats = told.report, told.report.stats
     result = CaseResult(
         name=run.name,
         group=run.group,
         profile=run.profile,
-        mode=run.nic.mode,
+        mode=_mode(run),
         outcome=outcome(seen),
         expected=str(run.expect),
         met=False,
         oracles={name: ruling.state for name, ruling in rulings.items()},
         oracle_reasons={name: ruling.why for name, ruling in rulings.items() if ruling.why},
-        dump_bytes=told.client.image.length,
+        dump_bytes=0 if seen.expected is None else seen.expected.length,
         seconds=told.seconds,
         frames=watch.frames,
         retransmissions=stats.retransmissions,
@@ -289,14 +307,21 @@ def _judge(
         sweep_over=run.sweep_over,
         sweep_value=run.sweep_value,
         error=report.error,
-        why=told.deadlock or told.out_of_time or told.lost or _why(report.failed_in, report.detail),
+        why=(
+            told.deadlock
+            or told.out_of_time
+            or told.crashed
+            or told.lost
+            or _why(report.failed_in, report.detail)
+        ),
         panic_context=_panic_context(told),
         foreign_frames_accepted=stats.foreign_accepted,
         nic_wrote_pages=len(_pages(told)),
         netconsole=last_words,
         wire=_wire_deeds(stage),
+        uncounted=uncounted(run.expect, told.uncounted),
         violations=seen.violations,
-        notes=_notes(run, told, watch, seen),
+        notes=[*_notes(told, watch, seen), *(stage.server.notes if stage.server else ())],
     )
     if seen.comparison is not None and result.outcome == "silent-hole":
         holes = seen.comparison.holes
@@ -307,28 +332,38 @@ def _judge(
     return result
 
 
+def _mode(run: ResolvedCase) -> str:
+    """How the driver was used; a client that is on the wire by itself has none."""
+    return run.nic.mode if run.client_part.kind.drives else ""
+
+
 def _why(failed_in: object, detail: str) -> str:
     step = getattr(failed_in, "value", "")
-    return f"It could not {step}: {detail}" if step else ""
+    return f"It could not {step}: {detail}" if step else detail
 
 
 def _first_difference(told: Told, found: Comparison | None) -> Difference | None:
     if found is None or not found.ranges:
         return None
     offset = found.ranges[0].start
-    image = told.client.image
-    at = offset - len(image.header)
-    physical: int | None = None
-    for segment in image.segments if at >= 0 else ():
-        if at < segment.length:
-            physical = segment.physical + at
-            break
-        at -= segment.length
+    physical = None if told.client is None else _physical(told.client.image, offset)
     return Difference(offset, found.expected_at_first.hex(), found.stored_at_first.hex(), physical)
 
 
-def _panic_context(told: Told) -> PanicContext:
+def _physical(image: DumpImage, offset: int) -> int | None:
+    """Where in memory a byte of the dump comes from; None for its header."""
+    at = offset - len(image.header)
+    for segment in image.segments if at >= 0 else ():
+        if at < segment.length:
+            return segment.physical + at
+        at -= segment.length
+    return None
+
+
+def _panic_context(told: Told) -> PanicContext | None:
     machine = told.machine
+    if machine is None:
+        return None
     guard, pool = machine.guard, machine.panic_pool
     return PanicContext(
         pool_high_water=pool.high_water,
@@ -356,17 +391,14 @@ def _page_count(pages: set[int]) -> str:
     return "1 page" if len(pages) == 1 else f"{len(pages)} pages"
 
 
-def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
+def _notes(told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
     notes: list[str] = []
     if seen.comparison is not None and seen.claims_success:
         notes += [
             f"The hole at {hole.start:#x}: {watch.history(hole.start)}; the client moved on."
             for hole in seen.comparison.holes[:2]
         ]
-    if run.machine.kind == "linux":
-        notes.append(f"The guest died {told.struck}.")
-    elif run.machine.panic_during != "idle":
-        notes.append(f"The panic struck {told.struck}.")
+    notes += [told.death] if told.death else []
     if told.nic_wrote:
         pages = _pages(told)
         notes.append(
@@ -374,6 +406,6 @@ def _notes(run: ResolvedCase, told: Told, watch: WireWatch, seen: Evidence) -> l
             f" {_page_count(pages)} from {min(pages) << 12:#x} on: dumped as it left them."
         )
     notes += told.notes
-    if seen.stored_as.endswith(".partial"):
+    if seen.stored_as and not seen.is_final:
         notes.append(f"The server keeps what came as {seen.stored_as}.")
     return notes

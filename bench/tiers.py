@@ -9,11 +9,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from bench.errors import BadInput, MachineLacks
-from bench.scenario import TIERS, Scenario, nearest
+from bench.kinds import Host
+from bench.spelling import nearest
 from bench.wire.contracts import Capability
+
+if TYPE_CHECKING:
+    from bench.scenario.schema import Scenario
 
 
 def _tap() -> Capability:
@@ -32,34 +36,77 @@ def _qemu() -> Capability:
     return can_qemu()
 
 
-PROBES: Final[dict[str, Callable[[], Capability]]] = {"tap": _tap, "qemu": _qemu, "sim": _sim}
-
-#: Whose network stack and server are at the far end of the wire: the kernel's, behind a TAP in a
-#: network namespace, with the server as a process; or a host in memory, with the server in it.
-Host = Literal["namespace", "simulated"]
+MIB: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """What a tier is made of, besides its machine and silicon."""
+    """What a tier is made of, besides its machine."""
 
+    says: str
+    probe: Callable[[], Capability]
+    """Tries whether this machine can play it."""
+    emulated: bool
+    """The machine's memory and the silicon are QEMU's; else they are ours."""
     hosts: tuple[Host, ...]
-    """Those that it can end at, the most real one first."""
+    """Those that its wire can end at, the most real one first."""
     virtual: bool
-    """Time moves when somebody waits, and at no other moment."""
+    """Time moves when somebody waits, and at no other moment: a run is a pure function of scenario
+    and seed, and a line rate is what the scenario says."""
     budget_ns: int
     """How long a run may take on the run's own clock before it counts as hung."""
     settle_us: int
     """The longest that a server may take for a few dozen messages, besides the way there and back.
     A real one may have to wait for its turn on a busy machine; FreeBSD's client gives it 12 s.
     """
+    copies: int
+    """Of the machine's memory that a run holds; twice as many are mapped at the most."""
+    programs: int
+    """Bytes of the bench, the server and QEMU themselves."""
+    mark: tuple[float, int]
+    """What a run may take at the most: so many times the dump, and so many MiB."""
 
 
 ROWS: Final[dict[str, Row]] = {
-    "sim": Row(("simulated",), True, 3600 * 10**9, 400_000),
-    "tap": Row(("namespace",), False, 300 * 10**9, 30_000_000),
-    "qemu": Row(("namespace", "simulated"), False, 300 * 10**9, 30_000_000),
+    "tap": Row(
+        says="our silicon, a TAP into a network namespace, real time",
+        probe=_tap,
+        emulated=False,
+        hosts=("namespace",),
+        virtual=False,
+        budget_ns=300 * 10**9,
+        settle_us=30_000_000,
+        copies=1,
+        programs=130 * MIB,
+        mark=(1.5, 150),
+    ),
+    "qemu": Row(
+        says="QEMU's silicon, a TAP where there can be one, real time",
+        probe=_qemu,
+        emulated=True,
+        hosts=("namespace", "simulated"),
+        virtual=False,
+        budget_ns=300 * 10**9,
+        settle_us=30_000_000,
+        copies=2,
+        programs=260 * MIB,
+        mark=(2.5, 300),
+    ),
+    "sim": Row(
+        says="our silicon, a wire and a host in memory, virtual time",
+        probe=_sim,
+        emulated=False,
+        hosts=("simulated",),
+        virtual=True,
+        budget_ns=3600 * 10**9,
+        settle_us=400_000,
+        copies=1,
+        programs=100 * MIB,
+        mark=(1.5, 150),
+    ),
 }
+
+PROBES: Final[dict[str, Callable[[], Capability]]] = {name: row.probe for name, row in ROWS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +173,14 @@ def missing_packages(scenario: Scenario, demanded: str | None) -> list[str]:
     """Groups of scripts/debian-packages without which the first choice is out of reach."""
     from guest.qemu.vm import PROGRAM
 
-    wants_qemu = first_choice(scenario, demanded) == "qemu"
-    return ["qemu"] if wants_qemu and shutil.which(PROGRAM) is None else []
+    row = ROWS.get(first_choice(scenario, demanded))
+    return ["qemu"] if row is not None and row.emulated and shutil.which(PROGRAM) is None else []
 
 
 def _check_name(scenario: Scenario, demanded: str) -> None:
-    if demanded not in TIERS:
+    if demanded not in ROWS:
         raise BadInput(
-            f'no tier is named "{demanded}"{nearest(demanded, TIERS)} ({", ".join(TIERS)})'
+            f'no tier is named "{demanded}"{nearest(demanded, ROWS)} ({", ".join(ROWS)})'
         )
     if demanded not in scenario.tiers:
         raise BadInput(

@@ -14,23 +14,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
-OracleState = Literal["held", "broken", "not-applicable"]
-
-#: What is ruled on, in the order of the verdict; ``judge/oracles.py`` says how.
-OracleName = Literal[
-    "bytes-equal",
-    "no-false-success",
-    "no-false-failure",
-    "ack-means-kept",
-    "panic-hygiene",
-    "liveness",
-    "server-safety",
-    "idempotence",
-    "device-truth",
-]
-ORACLES: Final[tuple[OracleName, ...]] = get_args(OracleName)
+from bench.judge.oracles import ORACLES, OracleState
 
 #: Holes, violations and notes that are listed; the rest is counted.
 MAX_LISTED: Final = 100
@@ -43,6 +29,22 @@ BROKE_DOWN: Final = "broke-down"
 DISTURBED: Final = "disturbed"
 #: Runs that are not judged: they accuse nobody, and pass for nothing.
 NOT_JUDGED: Final = frozenset({BROKE_DOWN, DISTURBED})
+
+#: How a run may end, and what that means.
+OUTCOMES: Final = {
+    "complete": "The stored dump equals memory at the panic, byte for byte.",
+    "silent-hole": "The client reports success, yet what is stored is not what memory held.",
+    "false-success": "The client reports success, yet the server has no complete dump.",
+    "failed": "The client gave up, and said so.",
+    "deadlock": "The driver waits for a lock whose owner will never run again.",
+    "lost": "The machine was gone before its dump had an end.",
+    "hung": "The run used up its time without an end.",
+    "driver-crashed": "The driver crashed, and no kernel survives that.",
+    BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
+    DISTURBED: "This machine kept the bench from running: what came is not judged.",
+}
+#: Those that a case may be there to see.
+EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in NOT_JUDGED)
 
 
 @dataclass(slots=True)
@@ -101,8 +103,7 @@ class CaseResult:
     profile: str
     mode: str
     outcome: str
-    """complete, silent-hole, false-success, failed, deadlock, hung, lost; or, where nothing was
-    judged, broke-down or disturbed."""
+    """One of ``OUTCOMES``."""
     expected: str
     met: bool
     oracles: dict[str, OracleState] = field(default_factory=dict)
@@ -130,8 +131,9 @@ class CaseResult:
     unmet: list[str] = field(default_factory=list)
     """What was expected and did not come."""
     oracle_reasons: dict[str, str] = field(default_factory=dict)
-    """For each oracle that is broken or not applicable: why."""
-    panic_context: PanicContext = field(default_factory=PanicContext)
+    """For each oracle that is not held: why."""
+    panic_context: PanicContext | None = field(default_factory=PanicContext)
+    """None: the client was a program, and no guard saw it."""
     foreign_frames_accepted: int = 0
     nic_wrote_pages: int = 0
     """Pages of memory that the NIC wrote to between the panic and the takeover."""
@@ -144,6 +146,8 @@ class CaseResult:
     takes no notice of it.
     """
     longest_pause_s: float = 0.0
+    uncounted: list[str] = field(default_factory=list)
+    """Keys of the case's ``expect`` for what nobody could count: it is not asked for."""
     violations: list[str] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     hole_bytes: int = 0
@@ -200,6 +204,11 @@ class RunResult:
     """What its Linux guests booted; None where it has none."""
     only_profile: str | None = None
     """Set where --profile left out the others' cases."""
+    parts: dict[str, Any] = field(default_factory=dict)
+    """What stood in for the scenario's own nic, server or client: its table, where its relative
+    paths start, and the user's word for it."""
+    base: str = ""
+    """Where the scenario's relative paths start."""
     not_played: list[str] = field(default_factory=list)
     """Cases that this tier can't play, and why; a line each."""
 
@@ -227,6 +236,8 @@ class RunResult:
             "why": self.why,
             "guest": None if self.guest is None else asdict(self.guest),
             "only_profile": self.only_profile,
+            "parts": self.parts,
+            "base": self.base,
             "not_played": self.not_played,
             "cases": [case.as_json() for case in self.cases],
         }

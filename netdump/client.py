@@ -23,7 +23,7 @@ import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,26 @@ class Report:
     detail: str = ""
     dump_length: int = 0
     stats: LinkStats = field(default_factory=LinkStats)
+
+
+class DumpClient(Protocol):
+    """A dump client in the dying kernel: ours, or anybody's who speaks through a driver."""
+
+    @property
+    def image(self) -> DumpImage:
+        """What it is to dump."""
+        ...
+
+    def dump(
+        self,
+        request: DumpRequest,
+        nic: DebugnetMethods,
+        mbufs: Mbufs,
+        delay_us: Callable[[int], None],
+        tell: Tell,
+    ) -> Report:
+        """Send it all, once; never raises for what the peer or the network did."""
+        ...
 
 
 class NetdumpClient:

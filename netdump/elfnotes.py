@@ -18,7 +18,9 @@ Two notes make a core a *Linux kernel's* core: NT_PRSTATUS, one for each CPU, an
 
 NT_PRSTATUS is ``struct elf_prstatus`` of x86-64, 336 octets. It was made for processes; of a CPU,
 ``pr_pid`` at 32 and the 27 registers of ``struct user_regs_struct`` at 112 mean something. Linux
-puts the pid of the CPU's task there, QEMU 7.2 the CPU's number + 1.
+puts the pid of the CPU's task there, QEMU 7.2 the CPU's number + 1. Of a machine whose first CPU is
+not in long mode QEMU writes the struct of i386, 144 octets, which is read too: ``pr_pid`` at 24 and
+17 registers at 72, of the same names but for their width. Only one of x86-64 is ever written.
 Sources: include/linux/elfcore.h, arch/x86/include/asm/user_64.h; QEMU target/i386/arch_dump.c.
 """
 
@@ -42,9 +44,17 @@ REGISTERS = (
     *("fs_base", "gs_base", "ds", "es", "fs", "gs"),
 )
 
+#: Those of i386, by the names of the same registers above.
+_REGISTERS_386 = (
+    *("rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rax", "ds", "es", "fs", "gs"),
+    *("orig_rax", "rip", "cs", "rflags", "rsp", "ss"),
+)
+
 _NHDR = struct.Struct("<III")
 _PRSTATUS = struct.Struct(f"<32xI76x{len(REGISTERS)}Q8x")
 assert _PRSTATUS.size == 336
+_PRSTATUS_386 = struct.Struct(f"<24xI44x{len(_REGISTERS_386)}I4x")
+assert _PRSTATUS_386.size == 144
 
 
 class MalformedNotes(LocalError):
@@ -114,6 +124,9 @@ def cpus(notes: Iterable[Note]) -> list[CpuStatus]:
 
 
 def _cpu(desc: bytes) -> CpuStatus:
+    if len(desc) == _PRSTATUS_386.size:
+        pid, *values = _PRSTATUS_386.unpack(desc)
+        return CpuStatus(pid, dict(zip(_REGISTERS_386, values, strict=True)))
     if len(desc) != _PRSTATUS.size:
         raise MalformedNotes(
             f"an NT_PRSTATUS of {len(desc)} octets; x86-64's has {_PRSTATUS.size}", desc

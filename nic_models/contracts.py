@@ -1,23 +1,73 @@
-"""What a NIC's driver and device need from the world: registers, memory, locks, buffers, time.
+"""Both sides of a NIC: what it is to the bench, and what its driver needs from the world.
 
-Each is a small Protocol, owned here because it is used here. The machine (``guest/``) and the bench
-implement them; QEMU's device over qtest implements ``Mmio`` and ``DmaMemory`` as well.
+A NIC is two things that meet at registers, DMA memory and the interrupt line and nowhere else:
+``Silicon``, a model of ours or QEMU's own device, and ``Driver``, the kernel's code for it. A
+``family`` says which belong together.
+
+What they need (registers, memory, locks, buffers, time) is a small Protocol each, owned here
+because it is used here. The machine (``guest/``) and the bench implement them.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from enum import Enum
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nic_models.frames import Frames
+
 
 class Mmio(Protocol):
-    """A device's 32-bit register window (BAR 0)."""
+    """A device's register window: accesses of 8, 16 and 32 bits at an offset of its BAR."""
 
-    def read32(self, offset: int) -> int: ...
+    def read8(self, offset: int, /) -> int: ...
 
-    def write32(self, offset: int, value: int) -> None: ...
+    def read16(self, offset: int, /) -> int: ...
+
+    def read32(self, offset: int, /) -> int: ...
+
+    def write8(self, offset: int, value: int, /) -> None: ...
+
+    def write16(self, offset: int, value: int, /) -> None: ...
+
+    def write32(self, offset: int, value: int, /) -> None: ...
+
+
+class Silicon(Mmio, Protocol):
+    """The card: registers on one side, a PHY on the other."""
+
+    def power_on(self) -> None:
+        """Registers can be reached and the cable is plugged in. Comes first."""
+        ...
+
+    def transmit(self, now_ns: int) -> Frames:
+        """From the driver to the wire: the frames that have left by ``now_ns``."""
+        ...
+
+    def deliver(self, frames: Frames) -> None:
+        """From the wire to the card: frames that reach the PHY, copied before this returns."""
+        ...
+
+    def settle(self, at_most_s: float) -> bool:
+        """Wait until what was delivered is in memory, or dropped; False if it still waits."""
+        ...
+
+    def await_interrupt(self) -> None:
+        """Wait until a cause that is not masked has reached the line; nothing if there is none."""
+        ...
+
+    def machine_died(self) -> None:
+        """The machine stands still: what is written to its memory from here on, by the card alone,
+        is in ``reach``. Nobody serves its interrupts any more.
+        """
+        ...
+
+    def reach(self) -> list[tuple[int, int]]:
+        """[start, end) of memory that the card has, or may have, written to since then."""
+        ...
 
 
 class DmaMemory(Protocol):
@@ -82,6 +132,12 @@ class Kernel(Protocol):
         """Busy-wait, as DELAY(9) does. Allowed in a panic."""
         ...
 
+    def wait_interrupt(self, microseconds: int) -> bool:
+        """Sleep until the interrupt handler has run, at most so long; whether it ran. Not allowed
+        in a panic: nobody runs it.
+        """
+        ...
+
 
 class InterruptLine(Protocol):
     """INTx: level triggered."""
@@ -110,4 +166,62 @@ class TxBatch(Protocol):
     @property
     def payload_lengths(self) -> NDArray[np.int64]:
         """int64 (n,), bytes; 0 = the header block is the whole frame."""
+        ...
+
+
+# --- the kernel's code for it ---------------------------------------------------------------------
+
+
+class Mode(Enum):
+    """What a driver does about its locks in a panic: acquire them, or go round them."""
+
+    POLLED = "polled"
+    LOCKED = "locked"
+
+
+class Driver(Protocol):
+    """An ordinary life (``attach``, ``send``, ``interrupt``), and FreeBSD's debugnet methods
+    (sys/net/debugnet.h) for the panic (``link_up``, ``event``, ``transmit``, ``poll``).
+    """
+
+    tx_zone: Mbufs
+    """Where the mbufs of frames that were sent in the panic go back to."""
+
+    @property
+    def stack(self) -> list[Callable[[bytes], None]]:
+        """Called with each frame that ordinary life receives."""
+        ...
+
+    @property
+    def mac(self) -> bytes: ...
+
+    @property
+    def mtu(self) -> int:
+        """The largest IPv4 packet, bytes."""
+        ...
+
+    def attach(self) -> None:
+        """Reset the NIC and start it, interrupts on."""
+        ...
+
+    def send(self, frames: list[bytes]) -> int:
+        """Queue Ethernet frames; how many were taken from the front."""
+        ...
+
+    def interrupt(self) -> None:
+        """The handler."""
+        ...
+
+    def link_up(self) -> bool: ...
+
+    def event(self, what: Literal["start", "end"]) -> None:
+        """ "start": take the NIC over, whatever state it is in. "end": stop receiving."""
+        ...
+
+    def transmit(self, batch: TxBatch) -> int:
+        """Queue frames from the front; how many were taken."""
+        ...
+
+    def poll(self, budget: int) -> Frames:
+        """Reclaim, and hand over at most ``budget`` frames."""
         ...

@@ -1,7 +1,15 @@
-"""How one client's messages are acknowledged: one by one, or, where it offered, selectively.
+"""What one client was promised: which of its messages are acknowledged, when, and in which form.
 
-The form is chosen once, by the HERALD (``netdump/sack.py``); everything that may be acknowledged
-goes through ``datagrams``, also what came before.
+An ack says "kept", and can't be taken back. So only what is in the store gets here, and what comes
+out is what may go. The form is chosen once, by the HERALD (``acks_for``); everything that may be
+acknowledged goes through its ``datagrams``, also what came before.
+
+    form         for                            a VMCORE's ack goes      as
+    OneByOne     all others                     at once                  four octets a message
+    HeldBack     FreeBSD's kernel, seqno 1      with its whole chunk     the same (``rescue.py``)
+    Selective    who offered to read them       at once                  one datagram a batch
+
+Acks of other kinds than VMCORE are never held; they move the base of those that are.
 """
 
 from __future__ import annotations
@@ -14,28 +22,80 @@ from numpy.typing import NDArray
 
 from netdump.messages import ACK_SIZE, pack_acks
 from netdump.sack import MAX_RANGES, Sack, ahead
+from server.config import ServerConfig
 from server.coverage import Coverage
+from server.rescue import STOCK_FIRST_SEQNO, AckHold
 
+Seqnos = NDArray[np.int64]
+
+NO_SEQNOS: Final = np.empty(0, np.int64)
 #: Messages beyond the first missing one that can be acknowledged: more than any window has.
 FURTHEST: Final = 1 << 16
 
 
 class Acks(Protocol):
-    """The form in which a client hears that its messages are kept."""
+    """How a client hears that its messages are kept."""
 
-    def datagrams(self, seqnos: NDArray[np.int64]) -> NDArray[np.uint8]:
+    @property
+    def held(self) -> int:
+        """How many acks are held back now."""
+        ...
+
+    def kept(self, seqnos: Seqnos, lengths: NDArray[np.int64]) -> Seqnos:
+        """VMCORE messages that are in the store, with payloads of ``lengths`` bytes, in order of
+        arrival: which seqnos are acknowledged now.
+        """
+        ...
+
+    def passed(self, seqnos: Seqnos) -> Seqnos:
+        """The same of messages of other kinds."""
+        ...
+
+    def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
         """The UDP payloads, uint8 (m, octets), that say so of these; none for no seqnos."""
         ...
 
 
-class OneByOne:
+class _AtOnce:
+    """Nothing is held."""
+
+    held = 0
+
+    def kept(self, seqnos: Seqnos, lengths: NDArray[np.int64]) -> Seqnos:
+        return seqnos
+
+    def passed(self, seqnos: Seqnos) -> Seqnos:
+        return seqnos
+
+
+class OneByOne(_AtOnce):
     """As stock clients know it: a datagram of four octets a message, in order."""
 
-    def datagrams(self, seqnos: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
         return pack_acks(seqnos)
 
 
-class Selective:
+class HeldBack:
+    """As stock clients know it, and so that their ack bitmap can't deceive them."""
+
+    def __init__(self, herald_seqno: int) -> None:
+        self._hold = AckHold(herald_seqno + 1)
+
+    @property
+    def held(self) -> int:
+        return self._hold.held
+
+    def kept(self, seqnos: Seqnos, lengths: NDArray[np.int64]) -> Seqnos:
+        return self._hold.kept(seqnos, lengths)
+
+    def passed(self, seqnos: Seqnos) -> Seqnos:
+        return np.concatenate([self._hold.passed(seqnos), seqnos]) if len(seqnos) else seqnos
+
+    def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
+        return pack_acks(seqnos)
+
+
+class Selective(_AtOnce):
     """One datagram a batch, which says of every message whether it is kept."""
 
     def __init__(self, herald_seqno: int, max_intervals: int) -> None:
@@ -45,7 +105,7 @@ class Selective:
         self._kept = Coverage(max_intervals)
         self._next = 0
 
-    def datagrams(self, seqnos: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
         kept = self._kept
         distances = ahead(seqnos, self._first + self._next)
         # Nobody's dump has messages before its HERALD, or so far beyond what is missing.
@@ -62,3 +122,12 @@ class Selective:
         ranges = tuple((self._first + start, self._first + end) for start, end in spans)
         payload = Sack(self._first + self._next, ranges).pack()
         return np.frombuffer(payload, np.uint8)[None, :]
+
+
+def acks_for(herald_seqno: int, selective: bool, config: ServerConfig) -> Acks:
+    """The form for the client of a HERALD. ``selective``: it offered such acks, and gets them."""
+    if selective:
+        return Selective(herald_seqno, config.max_intervals)
+    if config.rescue and herald_seqno == STOCK_FIRST_SEQNO:
+        return HeldBack(herald_seqno)
+    return OneByOne()

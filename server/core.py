@@ -42,6 +42,7 @@ from netdump.messages import (
 )
 from netdump.sack import OFFER
 from server.config import ServerConfig
+from server.life import State
 from server.refusals import (
     NO_HERALD,
     OnEvent,
@@ -52,8 +53,8 @@ from server.refusals import (
     no_store,
     too_many_clients,
 )
-from server.rescue import STOCK_FIRST_SEQNO, AckHold
-from server.session import Session, State
+from server.rescue import STOCK_FIRST_SEQNO
+from server.session import Herald, Session
 from server.store import Store, StoreError, StoreFactory
 
 __all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
@@ -120,16 +121,17 @@ class ServerCore:
             return None
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
         selective = message.aux2 == OFFER and self.config.strict_finish
-        if (known := self._same_boot(client, message.seqno, selective)) is not None:
+        herald = Herald(client, message.seqno, selective)
+        if (known := self._same_boot(herald)) is not None:
             return _reply(known, fresh=False)
         if not self._make_room(client, now):
             return None
         store, refused = self._open_store(client, message.payload)
         if store is None:
             return None
-        session = self._offer(client, message.seqno, selective, store, now)
+        session = self._offer(herald, store, now)
         if refused is not None:
-            session.note(f"Refused: {refused.message}")
+            session.record.note(f"Refused: {refused.message}")
         return _reply(session, fresh=True)
 
     def receive(
@@ -191,13 +193,12 @@ class ServerCore:
 
     # -- HERALDs -----------------------------------------------------------------------------
 
-    def _same_boot(self, client: tuple[str, int], seqno: int, selective: bool) -> Session | None:
-        wanted = client, seqno, selective
+    def _same_boot(self, herald: Herald) -> Session | None:
         for session in self._sessions.values():
-            if (session.client, session.seqno, session.selective) == wanted:
+            if session.herald == herald:
                 if session.state is State.OFFERED:
                     return session
-                drawn = seqno not in _FIXED_SEQNOS and not selective
+                drawn = herald.seqno not in _FIXED_SEQNOS and not herald.selective
                 if drawn and session.state in (State.RECEIVING, State.COMPLETE):
                     return session
         return None
@@ -207,7 +208,7 @@ class ServerCore:
         offers = [
             session
             for session in self._sessions.values()
-            if session.client[0] == client[0] and session.state is State.OFFERED
+            if session.herald.client[0] == client[0] and session.state is State.OFFERED
         ]
         if len(offers) >= self.config.max_offers:
             self._evict(offers, now)
@@ -248,25 +249,25 @@ class ServerCore:
             self._refusals.refuse(client, no_store(error))
             return None, refused
 
-    def _offer(
-        self, client: tuple[str, int], seqno: int, selective: bool, store: Store, now: float
-    ) -> Session:
-        stock = seqno == STOCK_FIRST_SEQNO and not selective
+    def _offer(self, herald: Herald, store: Store, now: float) -> Session:
         session = Session(
             session_id=self._next_id,
-            client=client,
-            seqno=seqno,
+            herald=herald,
             store=store,
             config=self.config,
-            selective=selective,
-            hold=AckHold(seqno + 1) if self.config.rescue and stock else None,
             refusals=self._refusals,
             on_event=self._on_event,
             now=now,
         )
         self._sessions[session.id] = session
         self._next_id += 1
-        self._say("herald", client, session=session.id, seqno=seqno, selective=selective)
+        self._say(
+            "herald",
+            herald.client,
+            session=session.id,
+            seqno=herald.seqno,
+            selective=herald.selective,
+        )
         return session
 
     # -- sessions ----------------------------------------------------------------------------
@@ -274,7 +275,8 @@ class ServerCore:
     def _supersede(self, proven: Session) -> None:
         """The client dumps to this session; what else it had begun, it has given up."""
         for other in list(self._sessions.values()):
-            if other is proven or other.client != proven.client or not other.state.running:
+            same = other.herald.client == proven.herald.client
+            if other is proven or not same or not other.state.running:
                 continue
             offered = other.state is State.OFFERED
             other.end("client started again")
@@ -291,7 +293,7 @@ class ServerCore:
 
 
 def _reply(session: Session, *, fresh: bool) -> HeraldReply:
-    ack = session.acks.datagrams(np.array([session.seqno], np.int64))
+    ack = session.acks.datagrams(np.array([session.herald.seqno], np.int64))
     return HeraldReply(session.id, fresh, ack.tobytes())
 
 

@@ -6,10 +6,15 @@ for each reason: those of all workers together (pytest-xdist).
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -17,7 +22,8 @@ from hypothesis import settings
 
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
-from guest.linux.image import GuestImageUnavailable, guest_image
+from guest.linux.image import GuestImage, GuestImageUnavailable, guest_image
+from tests.server_rig import Rig
 
 #: No test asserts a speed: an example may take as long as a busy machine makes it.
 settings.register_profile("no-deadline", deadline=None)
@@ -44,11 +50,41 @@ def _qemu_and_a_guest() -> Capability:
     return found
 
 
-#: Marker -> whether this machine can play it; found out once, and only if somebody asks.
+def _docker() -> Capability:
+    """An engine: the machine's, or one that is started for the session where none answers."""
+    from bench.servers.engine import can_docker
+
+    found = can_docker()
+    if found.ok or os.geteuid() != 0:
+        return found
+    script = Path(__file__).parent.parent / "scripts" / "docker-engine"
+    folder = tempfile.mkdtemp(prefix="netdump-engine-")
+
+    def end() -> None:
+        subprocess.run([script, "stop", folder], check=False, capture_output=True)
+        subprocess.run(["rm", "-r", folder], check=False)
+
+    started = subprocess.run(
+        [script, "start", "--plain", folder], capture_output=True, text=True, check=False
+    )
+    atexit.register(end)
+    if started.returncode:
+        why = started.stderr.strip().removeprefix("docker-engine: ")
+        return Capability(False, why, found.cure)
+    os.environ["DOCKER_HOST"] = started.stdout.strip().partition("=")[2]
+    return can_docker()
+
+
+#: Marker -> whether this machine can play it; found out once, when first asked for.
 _CAN: Final[dict[str, Callable[[], Capability]]] = {
     "tap": cache(PROBES["tap"]),
     "qemu": cache(_qemu_and_a_guest),
+    "docker": cache(_docker),
 }
+
+
+def _named(marker: str) -> str:
+    return f"{marker} tier" if marker in PROBES else marker
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +93,22 @@ def _played_or_skipped(request: pytest.FixtureRequest) -> None:
         if request.node.get_closest_marker(tier):
             found = can()
             if not found.ok:
-                pytest.skip(f"no {tier} tier: {found.why}; cure: {found.cure}")
+                pytest.skip(f"no {_named(tier)}: {found.why}; cure: {found.cure}")
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    """The dump server without sockets, on a folder of the test's own. Other rigs replace it."""
+    return Rig(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_image() -> GuestImage:
+    """The guest image that the bench itself would use; built if need be, from Debian's packages."""
+    try:
+        return guest_image(progress=print)
+    except GuestImageUnavailable as error:
+        pytest.skip(f"no guest image: {error.why}; cure: {error.cure}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

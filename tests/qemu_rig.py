@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.runs import scratch_home
 from bench.servers.child import start_child
 from guest.qemu.vm import Vm, halted
 
@@ -46,6 +46,11 @@ def children() -> set[int]:
     return found
 
 
+def interfaces() -> set[str]:
+    """Names of the network interfaces of this machine, or of the namespace that we are in."""
+    return {name for _, name in socket.if_nameindex()}
+
+
 def _account() -> dict[str, list[str]]:
     gc.collect()
     links = []
@@ -60,14 +65,12 @@ def _account() -> dict[str, list[str]]:
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "descriptors": sorted(links),
         "children": sorted(map(str, children())),
-        # A measurement that another test watches has its scratch there.
-        "in /dev/shm": sorted(set(os.listdir("/dev/shm")) - {scratch_home().name}),
     }
 
 
 @contextmanager
 def leaves_nothing() -> Iterator[None]:
-    """No thread, descriptor, child or shared memory is left by what is done inside."""
+    """No thread, descriptor or child is left by what is done inside."""
     before = _account()
     yield
     after = _account()

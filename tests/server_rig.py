@@ -1,4 +1,4 @@
-"""Stage props for the server's tests: datagrams, stores that fail, a client that never gives up."""
+"""For the server's tests: datagrams, stores that fail, and a server without sockets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
 from server.store import FileStore, StoreError
+from tests.fakes import Told
 
 CLIENT = ("198.18.0.2", 20024)
 HOST = CLIENT[0]
@@ -69,6 +70,13 @@ def image_of(size: int, seed: int = 1) -> bytes:
     return np.random.default_rng(seed).bytes(size)
 
 
+#: A dump: its image, the header that says so, and its names while it is sent and when it is whole.
+IMAGE = image_of(3 * 65536 + 4096 * 3)
+HEADER = KernelDumpHeader(dumplength=len(IMAGE), panicstring="page fault", hostname="lab1")
+PARTIAL = f"vmcore.{HOST}.0.partial"
+FINAL = f"vmcore.{HOST}.0"
+
+
 class FaultyStore(FileStore):
     """A FileStore on a disk with ``room`` bytes, which takes at most ``bite`` a call."""
 
@@ -110,17 +118,22 @@ class NoDisk:
 
 
 class Rig:
-    """A server on a folder, and the few words that a story needs."""
+    """A server on a folder, and what the tests do with it most."""
 
     def __init__(self, folder: Path, disk: Disk | None = None, **config: object) -> None:
         self.folder = folder
-        self.events: list[str] = []
+        self.told = Told()
         self.core = ServerCore(
             ServerConfig(**config),  # type: ignore[arg-type]
             disk or DumpFolder(str(folder), "none"),
-            lambda kind, fields: self.events.append(kind),
+            self.told,
         )
         self.now = 0.0
+
+    @property
+    def events(self) -> list[str]:
+        """Kinds of what was told."""
+        return self.told.kinds()
 
     def open(self, seqno: int = DRAWN, client: tuple[str, int] = CLIENT, path: str = "") -> int:
         reply = self.core.herald(client, herald(seqno, path), self.now)

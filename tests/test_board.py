@@ -3,81 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 
 from bench.board import Board, BoardNic, OutOfTime
 from bench.clock import Budget, VirtualClock
 from netdump.contracts import TxBatch
-from nic_models.e1000.registers import Reg
 from nic_models.frames import Frames
+from tests.fakes import FakeWire, NotingSilicon, Told, nothing
 
 MAC = bytes.fromhex("020000000002")
 DEADLINE_NS = 1_000_000
+#: Registers: a doorbell, and one that is none.
+TAIL, OTHER = 0x10, 0x20
 
 #: A frame out, and one in.
 OUT, IN = Frames.of([b"\x01" * 60]), Frames.of([b"\x02" * 60])
 
 
-@dataclass
 class Witness:
-    """A device, a wire and a far end that only write down who is called, and when."""
+    """Where the hardware's turn is written down: who was called, and when."""
 
-    clock: VirtualClock = field(default_factory=VirtualClock)
-    out: Frames = field(default_factory=Frames.empty)
-    heard: Frames = field(default_factory=Frames.empty)
-    calls: list[str] = field(default_factory=list)
+    def __init__(self, out: Frames | None = None, heard: Frames | None = None) -> None:
+        self.clock = VirtualClock()
+        self.calls: list[str] = []
+        self.silicon = Silicon(self.clock, self.note)
+        self.wire = Wire(self.note)
+        if out is not None:
+            self.silicon.to_send = out
+        if heard is not None:
+            self.wire.to_receive = [heard]
 
     def note(self, what: str) -> None:
         self.calls.append(f"{what} at {self.clock.now_ns()}")
 
-    # the device
-    def read32(self, offset: int) -> int:
-        self.note("read")
-        return offset + 1
 
-    def write32(self, offset: int, value: int) -> None:
-        self.note(f"write {value}")
+class Silicon(NotingSilicon):
+    """It is told the right time."""
+
+    def __init__(self, clock: VirtualClock, note: Callable[[str], object]) -> None:
+        super().__init__(note)
+        self.heard: list[bytes] = []
+        self._clock = clock
 
     def transmit(self, now_ns: int) -> Frames:
-        assert now_ns == self.clock.now_ns()
-        self.note("NIC sends")
-        return self.out
+        assert now_ns == self._clock.now_ns()
+        return super().transmit(now_ns)
 
-    # the wire has `receive` and `send`, the device `receive` too: two views of one witness
+    def deliver(self, frames: Frames) -> None:
+        super().deliver(frames)
+        self.heard += [frames.bytes_of(i) for i in range(len(frames))]
+
+
+class Wire(FakeWire):
+    """Says when it has its turn."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        super().__init__()
+        self._note = note
+
     def send(self, frames: Frames) -> None:
-        assert frames is self.out
-        self.note("wire carries")
+        self._note("wire carries")
+        super().send(frames)
 
     def receive(self) -> Frames:
-        self.note("wire brings")
-        return self.heard
-
-    def close(self) -> None: ...
+        self._note("wire brings")
+        return super().receive()
 
 
-class Silicon:
-    """The witness seen as a device."""
-
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
-        self.read32 = witness.read32
-        self.write32 = witness.write32
-        self.transmit = witness.transmit
-
-    def receive(self, frames: Frames) -> None:
-        assert frames is self._witness.heard
-        self._witness.note("NIC hears")
-
-
-def board_of(witness: Witness, tell: Callable[..., None] = lambda *_, **__: None) -> Board:
+def board_of(witness: Witness, tell: Callable[..., None] = nothing) -> Board:
     def far_end(now_ns: int) -> None:
         assert now_ns == witness.clock.now_ns()
         witness.note("far end")
 
     return Board(
-        witness.clock, Silicon(witness), witness, far_end, Budget(witness.clock, DEADLINE_NS), tell
+        witness.clock,
+        witness.silicon,
+        {TAIL: "tail"},
+        witness.wire,
+        far_end,
+        Budget(witness.clock, DEADLINE_NS),
+        tell,
     )
 
 
@@ -90,6 +96,19 @@ def test_time_in_which_the_bench_itself_did_not_run_is_given_back() -> None:
     lost = 40.0
     assert not budget.used_up(end + 40 * 10**9)
     assert budget.used_up(end + 40 * 10**9 + 1)
+
+
+def test_a_part_of_a_budget_begins_when_it_is_taken_and_gets_back_what_was_lost_since() -> None:
+    clock, lost = VirtualClock(0), 40.0
+    budget = Budget(clock, 300 * 10**9, lambda: lost)
+    clock.delay_us(5_000_000)
+    part = budget.part(10 * 10**9)
+    assert not part.used_up(15 * 10**9)
+    assert part.used_up(15 * 10**9 + 1), "what was lost before is none of its time"
+    lost = 42.0
+    assert not part.used_up(17 * 10**9)
+    assert part.used_up(17 * 10**9 + 1)
+    assert str(part) == "the run's budget of 10 s is used up"
 
 
 # --- turns ----------------------------------------------------------------------------------------
@@ -105,6 +124,7 @@ def test_a_turn_goes_from_cause_to_effect() -> None:
         "wire brings at 0",
         "NIC hears at 0",
     ]
+    assert (witness.wire.sent, witness.silicon.heard) == ([OUT.bytes_of(0)], [IN.bytes_of(0)])
 
 
 def test_a_quiet_turn_moves_no_empty_batches() -> None:
@@ -115,18 +135,19 @@ def test_a_quiet_turn_moves_no_empty_batches() -> None:
 
 def test_the_doorbell_is_told_and_is_the_hardwares_turn() -> None:
     witness = Witness()
-    told: list[tuple[str, dict[str, object]]] = []
-    board = board_of(witness, lambda what, **fields: told.append((what, fields)))
-    board.write32(Reg.TDT, 12)
+    told = Told()
+    board = board_of(witness, told)
+    board.write32(TAIL, 12)
     assert witness.calls[:2] == ["write 12 at 0", "NIC sends at 0"]
-    assert told == [("doorbell", {"tdt": 12})]
+    assert told.events == [("doorbell", {"tail": 12})]
 
 
 def test_no_other_register_access_lets_time_pass_for_the_hardware() -> None:
     witness = Witness()
+    witness.silicon.registers[OTHER] = OTHER + 1
     board = board_of(witness)
-    board.write32(Reg.RDT, 5)
-    assert board.read32(Reg.STATUS) == Reg.STATUS + 1
+    board.write32(OTHER, 5)
+    assert board.read32(OTHER) == OTHER + 1
     assert witness.calls == ["write 5 at 0", "read at 0"]
 
 
@@ -148,7 +169,7 @@ def test_a_run_that_is_over_its_budget_ends_there_and_not_before() -> None:
     with pytest.raises(OutOfTime):
         board.delay_us(1)
     with pytest.raises(OutOfTime):
-        board.write32(Reg.TDT, 0)
+        board.write32(TAIL, 0)
     assert witness.calls == ["write 0 at 1002000"], "nothing moved any more"
 
 

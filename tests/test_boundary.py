@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from bench.scenario import Scenario, parse_scenario
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, SERVER_IP, set_stage
 from bench.verdict import CaseResult
 from bench.wire.answering import AnswersArp
-from bench.wire.contracts import Direction
 from bench.wire.kinds import CODE, classify
 from bench.wire.namespace import NetNamespace
 from netdump import arp
 from nic_models.frames import Frames
 from tests import wire_frames as wf
+from tests.fakes import FakeWire, nothing
 
 CLIENT = bytes(map(int, CLIENT_IP.split(".")))
 HOST, HOST_IP = bytes.fromhex("02005e001001"), bytes(map(int, SERVER_IP.split(".")))
@@ -105,11 +104,11 @@ def test_each_run_has_a_namespace_of_its_own_and_none_is_left(
 def test_what_one_run_left_in_the_hosts_queues_is_not_heard_in_the_next(tmp_path: Path) -> None:
     """The first run's host wants to tell its client something, and waits for its MAC for ever."""
     (case, _) = _cases()
-    with set_stage("tap", "namespace", case, 1, tmp_path / "one", _unseen) as stage:
+    with set_stage("tap", "namespace", case, 1, tmp_path / "one", nothing) as stage:
         assert stage.listen is not None
         with stage.listen(4444) as speaker:
             speaker.sendto(b"late", (CLIENT_IP, 20024))
-    with set_stage("tap", "namespace", case, 1, tmp_path / "two", _unseen) as stage:
+    with set_stage("tap", "namespace", case, 1, tmp_path / "two", nothing) as stage:
         wire = AnswersArp(stage.bare_wire, CLIENT_MAC, CLIENT)
         assert stage.listen is not None
         with stage.listen(4445) as speaker:
@@ -127,7 +126,7 @@ def test_an_answer_that_the_client_left_unread_is_no_answer_to_what_is_said_agai
 ) -> None:
     """A server that has answered once, and is silent from then on."""
     (case, _) = _cases()
-    with set_stage("sim", "simulated", case, 1, tmp_path / "one", _unseen) as stage:
+    with set_stage("sim", "simulated", case, 1, tmp_path / "one", nothing) as stage:
         assert stage.server is not None
         message = wf.message(wf.HERALD, 1)
         herald = wf.datagram(message, src=CLIENT_MAC.hex(":"), dst=HOST.hex(":"))
@@ -150,32 +149,13 @@ def _cases() -> list[Any]:
     return list(expand_cases(scenario()))
 
 
-def _unseen(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -> None: ...
-
-
 # --- who answers ----------------------------------------------------------------------------------
-
-
-class Line:
-    """A wire with something on it, that remembers what is sent."""
-
-    def __init__(self, *frames: bytes) -> None:
-        self.frames = Frames.of(frames, 7)
-        self.sent: list[bytes] = []
-
-    def send(self, frames: Frames) -> None:
-        self.sent += [frames.bytes_of(row) for row in range(len(frames))]
-
-    def receive(self) -> Frames:
-        return self.frames
-
-    def close(self) -> None: ...
 
 
 @pytest.mark.sim
 def test_a_question_for_the_address_is_answered_and_passed_on() -> None:
     question = arp.request(HOST, HOST_IP, CLIENT)
-    line = Line(question, bytes(60))
+    line = FakeWire(Frames.of([question, bytes(60)], 7))
     heard = AnswersArp(line, CLIENT_MAC, CLIENT).receive()
     assert heard.bytes_of(0) == question
     assert line.sent == [arp.reply(CLIENT_MAC, CLIENT, HOST, HOST_IP)]
@@ -193,6 +173,6 @@ def test_a_question_for_the_address_is_answered_and_passed_on() -> None:
     ],
 )
 def test_nothing_else_is(frame: bytes) -> None:
-    line = Line(frame)
+    line = FakeWire(Frames.of([frame], 7))
     AnswersArp(line, CLIENT_MAC, CLIENT).receive()
     assert line.sent == []

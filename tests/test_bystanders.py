@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,10 +10,9 @@ from scapy.layers.l2 import ARP, Ether
 
 from bench.clock import VirtualClock
 from bench.wire.bystanders import OTHER_IPS, OTHER_MACS, Bystanders, Trick
-from bench.wire.contracts import Direction
 from nic_models.frames import Frames
 from tests import wire_frames as wf
-from tests.test_faults import Loop
+from tests.fakes import FakeWire, Seen
 
 pytestmark = pytest.mark.sim
 
@@ -32,7 +30,7 @@ def with_right_checksums(packet: Any) -> bool:
 
 
 def test_a_forged_ack_is_right_in_all_but_the_destination_mac() -> None:
-    inner = Loop()
+    inner = FakeWire()
     wire = Bystanders(inner, [Trick("acks-for-another-mac")], clock=VirtualClock())
     inner.to_receive = [Frames.of([wf.ack(1, sport=43210)])]  # where the server's port is learned
     assert len(wire.receive()) == 1
@@ -51,7 +49,7 @@ def test_a_forged_ack_is_right_in_all_but_the_destination_mac() -> None:
 
 
 def test_no_ack_is_forged_before_the_servers_port_is_known_or_for_a_herald() -> None:
-    inner = Loop()
+    inner = FakeWire()
     wire = Bystanders(inner, [Trick("acks-for-another-mac")], clock=VirtualClock())
     wire.send(Frames.of([wf.vmcore(1)]))
     inner.to_receive = [Frames.of([wf.ack(1)])]
@@ -62,26 +60,16 @@ def test_no_ack_is_forged_before_the_servers_port_is_known_or_for_a_herald() -> 
 
 def test_noise_comes_every_third_frame_however_they_are_batched() -> None:
     for batches in ([7], [1] * 7, [2, 5]):
-        inner = Loop()
-        told: list[tuple[int, Mapping[int, str]]] = []
-
-        def observer(
-            direction: Direction,
-            frames: Frames,
-            notes: Mapping[int, str],
-            told: list[tuple[int, Mapping[int, str]]] = told,
-        ) -> None:
-            told.append((len(frames), notes))
-
+        inner, seen = FakeWire(), Seen()
         tricks = [Trick("unicast-to-others", every=3)]
-        wire = Bystanders(inner, tricks, clock=VirtualClock(99), observer=observer)
+        wire = Bystanders(inner, tricks, clock=VirtualClock(99), observer=seen)
         for size in batches:
             wire.send(Frames.of([wf.vmcore(1)] * size))
         heard = wire.receive()
         assert len(heard) == 2
         assert heard.time_ns.tolist() == [99, 99]
-        assert sum(count for count, _ in told) == 2
-        assert told[0][1][0] == "bystander: unicast-to-others"
+        assert len(seen.frames) == 2
+        assert seen.notes[0] == "bystander: unicast-to-others"
         for packet in dissected(heard):
             assert packet.dst in OTHER_MACS
             assert packet[IP].dst in OTHER_IPS
@@ -89,7 +77,7 @@ def test_noise_comes_every_third_frame_however_they_are_batched() -> None:
 
 
 def test_broadcast_noise_is_heard_by_every_nic() -> None:
-    wire = Bystanders(Loop(), [Trick("broadcast-noise")], clock=VirtualClock())
+    wire = Bystanders(FakeWire(), [Trick("broadcast-noise")], clock=VirtualClock())
     wire.send(Frames.of([wf.vmcore(1)] * 2))
     packets = dissected(wire.receive())
     assert {packet.dst for packet in packets} == {"ff:ff:ff:ff:ff:ff"}
@@ -99,7 +87,7 @@ def test_broadcast_noise_is_heard_by_every_nic() -> None:
 
 
 def test_a_spoofer_claims_addresses_of_others_only() -> None:
-    wire = Bystanders(Loop(), [Trick("arp-spoof")], clock=VirtualClock())
+    wire = Bystanders(FakeWire(), [Trick("arp-spoof")], clock=VirtualClock())
     wire.send(Frames.of([wf.vmcore(1)] * 6))
     for packet in dissected(wire.receive()):
         assert packet[ARP].op == 2

@@ -6,55 +6,24 @@ import errno
 import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
 from bench import cli
 from bench.errors import BadInput, MachineLacks
 from bench.runs import RunFolder
-from bench.scenario import Scenario, load_scenario
+from bench.scenario import load_scenario
 from bench.tiers import Choice, choose_tier
-from bench.verdict import CaseResult, RunResult
-from bench.wire.contracts import Capability
+from tests.fakes import FakeRunner, probes
 
 Play = Callable[[Path], None]
 
 
-def case(met: bool) -> CaseResult:
-    return CaseResult("netdump2", "netdump2", "polled", "complete", "complete", met)
-
-
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A runner that plays nothing: ``met`` is what comes of it, ``act`` what it does on the way."""
-    told: dict[str, Any] = {"met": True, "act": lambda folder: None, "outcome": "complete"}
-
-    def run_scenario(
-        scenario: Scenario,
-        *,
-        tier: str,
-        why_this_tier: str,
-        seed: int,
-        run_folder: Path,
-        progress: object,
-        host: object,
-    ) -> RunResult:
-        told.update(tier=tier, seed=seed, scenario=scenario)
-        told["act"](run_folder)
-        (run_folder / "events.jsonl").write_text(told.get("events", ""))
-        done = case(told["met"])
-        done.outcome = told["outcome"]
-        return RunResult(scenario.name, tier, why_this_tier, seed, cases=[done])
-
-    module = ModuleType("bench.runner")
-    module.run_scenario = run_scenario  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "bench.runner", module)
-    return told
+def runner(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
+    return FakeRunner(monkeypatch)
 
 
 def run(tmp_path: Path, *words: str) -> int:
@@ -65,17 +34,17 @@ def run(tmp_path: Path, *words: str) -> int:
 
 
 def test_a_run_that_went_as_expected_ends_0_and_one_that_did_not_ends_1(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path) == 0
     assert "clean-dump: PASSED, on tier sim" in capsys.readouterr().out
-    runner["met"] = False
+    runner.met = False
     assert run(tmp_path) == 1
     assert "NOT AS EXPECTED" in capsys.readouterr().out
 
 
 def test_a_run_leaves_a_folder_with_its_verdict_its_story_and_its_replay(
-    tmp_path: Path, runner: dict[str, Any]
+    tmp_path: Path, runner: FakeRunner
 ) -> None:
     assert run(tmp_path, "--seed", "7", "--quiet") == 0
     folder = tmp_path / "clean-dump-sim-seed7-1"
@@ -84,7 +53,7 @@ def test_a_run_leaves_a_folder_with_its_verdict_its_story_and_its_replay(
     assert verdict["replay"].endswith(f"netdump-bench replay {folder}")
     assert (folder / "scenario.toml").read_text() == load_scenario("clean-dump").text
     assert (folder / "replay").stat().st_mode & 0o111
-    assert runner["seed"] == 7
+    assert runner.seed == 7
     run(tmp_path, "--seed", "7", "--quiet")
     assert {p.name for p in tmp_path.iterdir()} == {
         "clean-dump-sim-seed7-1",
@@ -93,7 +62,7 @@ def test_a_run_leaves_a_folder_with_its_verdict_its_story_and_its_replay(
 
 
 def test_json_is_one_document_on_stdout_and_nothing_else(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--json") == 0
     captured = capsys.readouterr()
@@ -101,9 +70,10 @@ def test_json_is_one_document_on_stdout_and_nothing_else(
     assert captured.err == ""
 
 
-def test_one_profile_is_played_alone(tmp_path: Path, runner: dict[str, Any]) -> None:
+def test_one_profile_is_played_alone(tmp_path: Path, runner: FakeRunner) -> None:
     run(tmp_path, "--profile", "freebsd-14", "--quiet")
-    assert runner["scenario"].profiles == ("freebsd-14",)
+    assert runner.scenario is not None
+    assert runner.scenario.profiles == ("freebsd-14",)
 
 
 @pytest.mark.parametrize(
@@ -145,13 +115,13 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
 
 
 def test_interrupted_in_mid_run_nothing_is_left_behind(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(folder: Path) -> None:
         (folder / "half").write_text("a dump")
         raise KeyboardInterrupt
 
-    runner["act"] = interrupt
+    runner.act = interrupt
     assert run(tmp_path) == 130
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -160,19 +130,19 @@ def test_interrupted_in_mid_run_nothing_is_left_behind(
 
 
 def test_a_full_disk_is_one_line_and_exit_2(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fill(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / "wire.pcapng"))
 
-    runner["act"] = fill
+    runner.act = fill
     assert run(tmp_path, "--quiet") == 2
     assert f"can't write to {tmp_path}: No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_folder_that_is_a_file_is_one_line_and_exit_2(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
     assert run(tmp_path / "file") == 2
@@ -183,27 +153,18 @@ def test_an_output_folder_that_is_a_file_is_one_line_and_exit_2(
 
 
 def test_an_error_of_our_own_is_not_taken_for_a_disk_at_fault(
-    tmp_path: Path, runner: dict[str, Any]
+    tmp_path: Path, runner: FakeRunner
 ) -> None:
     def blunder(folder: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere")
 
-    runner["act"] = blunder
+    runner.act = blunder
     with pytest.raises(FileNotFoundError):
         run(tmp_path, "--quiet")
     assert list(tmp_path.iterdir()) == []
 
 
 # --- tiers ----------------------------------------------------------------------------------------
-
-
-def probes(**ok: bool) -> dict[str, Callable[[], Capability]]:
-    def probe(name: str) -> Callable[[], Capability]:
-        if ok.get(name, True):
-            return lambda: Capability(True, "works")
-        return lambda: Capability(False, f"no {name} here", f"get a {name}")
-
-    return {name: probe(name) for name in ("tap", "qemu", "sim")}
 
 
 def test_the_most_real_tier_of_the_list_is_played() -> None:
@@ -226,15 +187,15 @@ def test_a_tier_that_was_demanded_does_not_fall() -> None:
 
 
 def test_a_replay_says_that_outcome_and_bytes_are_the_same_and_leaves_nothing_new(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, "--seed", "3", "--quiet")
     folder = tmp_path / "clean-dump-sim-seed3-1"
-    runner["seed"] = None
+    runner.seed = 0
     assert cli.main(["replay", str(folder), "--quiet"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "the same outcome, and the same bytes in 1 event logs and captures" in said
-    assert (runner["seed"], runner["tier"]) == (3, "sim")
+    assert (runner.seed, runner.tier) == (3, "sim")
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -247,24 +208,25 @@ def test_a_replay_says_that_outcome_and_bytes_are_the_same_and_leaves_nothing_ne
 )
 def test_a_replay_that_differs_ends_1_and_is_kept(
     tmp_path: Path,
-    runner: dict[str, Any],
+    runner: FakeRunner,
     capsys: pytest.CaptureFixture[str],
     change: dict[str, str],
     says: str,
 ) -> None:
     run(tmp_path, "--quiet")
-    runner.update(change)
+    for what, value in change.items():
+        setattr(runner, what, value)
     assert cli.main(["replay", str(tmp_path / "clean-dump-sim-seed1-1"), "--quiet"]) == 1
     assert says in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "clean-dump-sim-seed1-2").is_dir()
 
 
 def test_a_replay_as_json_says_what_differs(
-    tmp_path: Path, runner: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, "--quiet")
     capsys.readouterr()
-    runner["events"] = "another\n"
+    runner.events = "another\n"
     assert cli.main(["replay", str(tmp_path / "clean-dump-sim-seed1-1"), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["same"], document["outcome_same"]) == (False, True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,16 @@ import pytest
 
 from bench import cli, doctor
 from bench.cures import CURES, user_namespace
+from bench.servers import engine
 from bench.wire import segment
+from bench.wire.namespace import ROOTLESS
 from guest.qemu.accel import Accelerator
 from tests import seccomp
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CONTAINERS: Final = {
     *("tun-absent", "net-admin", "host-network", "addresses-taken", "port-taken"),
+    "client-stack",
 }
 FOLLOWED: set[str] = set()
 
@@ -211,14 +213,29 @@ def test_qemu_has_a_cure_for_each_of_its_lacks(
     assert doctor._kvm().cure == CURES["kvm"]
 
 
-@follows("docker", "docker-daemon")
-def test_docker_is_installed_first_and_started_then(
+@follows("docker", "docker-daemon", "docker-root")
+def test_docker_is_installed_first_and_started_then_and_asked_by_root(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shell = shutil.which("sh")
+    """That the second one helps is seen in ``test_docker_engine``."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    monkeypatch.setattr(engine, "_SBIN", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert doctor._docker().cure == CURES["docker"]
-    program = tmp_path / "docker"
-    program.write_text(f"#!{shell}\necho no daemon\nexit 1\n")
+    program = tmp_path / "dockerd"
+    program.write_text("")
     program.chmod(0o755)
     assert doctor._docker().cure == CURES["docker-daemon"]
+
+    class Answers:
+        def version(self) -> dict[str, str]:
+            return {"Version": "1"}
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(engine, "connect", Answers)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert doctor._docker().cure == CURES["docker-root"]
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv(ROOTLESS, raising=False)
+    assert doctor._docker().ok

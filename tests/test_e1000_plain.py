@@ -19,7 +19,7 @@ from nic_models.e1000 import plain
 from nic_models.e1000.descriptors import TX_READ
 from nic_models.e1000.registers import RCTL, RCTL_BSIZE_SHIFT, TCTL, Reg
 from nic_models.frames import Frames
-from tests.test_e1000_device import (
+from tests.e1000_device_rig import (
     DEXT,
     EOP,
     GIGABIT,
@@ -170,7 +170,7 @@ def test_frames_arrive_the_same_way_in_batches_and_one_by_one(
         made.write(Reg.RCTL, RCTL.EN | RCTL.BAM | (RCTL.SECRC if strip else 0) | size)
         seen: list[object] = []
         for frames, given_back in batches:
-            made.device.receive(Frames.of(frames))
+            made.device.deliver(Frames.of(frames))
             seen += [told(made), made.device.dma_writes()]
             made.write(Reg.RDT, (made.read(Reg.RDT) + given_back) % SLOTS)
         return [*seen, told(made)]
@@ -205,7 +205,7 @@ def test_an_odd_address_in_a_stretch_of_plain_ones_costs_its_frame_only() -> Non
 def test_what_arrives_in_a_batch_is_stored_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     made = rig(None)
     monkeypatch.setattr(made.device.receiver, "_deliver", lambda items: 0)
-    made.device.receive(Frames.of([(MAC + PEER).ljust(60, b"x")] * 20))
+    made.device.deliver(Frames.of([(MAC + PEER).ljust(60, b"x")] * 20))
     assert made.read(Reg.RDH) == 20
 
 

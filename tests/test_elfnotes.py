@@ -130,6 +130,19 @@ def test_a_cpu_is_an_elf_prstatus_of_x86_64() -> None:
     assert not any(note.desc[:32] + note.desc[36:112] + note.desc[328:])
 
 
+def test_a_cpu_that_is_not_in_long_mode_is_an_elf_prstatus_of_i386() -> None:
+    """Offsets of QEMU's x86_elf_prstatus (target/i386/arch_dump.c)."""
+    desc = bytearray(144)
+    for offset, value in {24: 1, 72: 0xB0, 96: 0xA0, 120: 0x1000_0000, 132: 0x7000}.items():
+        desc[offset : offset + 4] = value.to_bytes(4, "little")
+    (cpu,) = cpus([Note(CORE, NT_PRSTATUS, bytes(desc))])
+    registers = {name: value for name, value in cpu.registers.items() if value}
+    assert cpu.pid == 1
+    assert registers == {"rbx": 0xB0, "rax": 0xA0, "rip": 0x1000_0000, "rsp": 0x7000}
+    (wide,) = cpus([cpu_note(cpu)])
+    assert {name: value for name, value in wide.registers.items() if value} == registers
+
+
 def test_the_cpus_are_found_among_other_notes() -> None:
     one, two = CpuStatus(1, {"rip": 5}), CpuStatus(2, {"rsp": 1 << 63})
     row = [Note("QEMU", 0, b"x"), cpu_note(one), Note(CORE, 3, b"y"), cpu_note(two)]

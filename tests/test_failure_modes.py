@@ -16,8 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -25,36 +23,22 @@ from bench import cli
 from bench.cures import CURES
 from bench.runs import RunFolder
 from bench.scenario import load_scenario
-from bench.servers.process import ServerLaunchFailure
-from bench.verdict import CaseResult, RunResult
+from bench.servers.native import ServerLaunchFailure
 from bench.wire import segment
 from bench.wire.contracts import WireError
 from bench.wire.tap import can_tap
+from tests.fakes import FakeRunner
 from tests.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = [sys.executable, "-m", "bench"]
 
 Act = Callable[[Path], None]
-Script = dict[str, Act]
 
 
 @pytest.fixture
-def story(monkeypatch: pytest.MonkeyPatch) -> Script:
-    """A runner that plays nothing: put what it is to do into ``act``."""
-    script: Script = {"act": lambda folder: None}
-
-    def run_scenario(scenario: Any, *, run_folder: Path, **told: Any) -> RunResult:
-        script["act"](run_folder)
-        case = CaseResult("netdump2", "netdump2", "polled", "complete", "complete", True)
-        result = RunResult(scenario.name, told["tier"], told["why_this_tier"], told["seed"])
-        result.cases.append(case)
-        return result
-
-    module = ModuleType("bench.runner")
-    module.run_scenario = run_scenario  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "bench.runner", module)
-    return script
+def runner(monkeypatch: pytest.MonkeyPatch) -> FakeRunner:
+    return FakeRunner(monkeypatch)
 
 
 def run(runs: Path | str, *words: str) -> int:
@@ -121,20 +105,20 @@ def test_these_tests_pass_where_the_shell_ignores_a_signal_too(ignored: str, tes
 
 
 def test_a_terminal_that_is_closed_in_mid_run_leaves_nothing_behind(
-    tmp_path: Path, story: Script, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def hang_up(folder: Path) -> None:
-        assert callable(signal.getsignal(signal.SIGHUP)), "nobody would live to tell"
+        assert callable(signal.getsignal(signal.SIGHUP)), "the signal would end this process"
         os.kill(os.getpid(), signal.SIGHUP)
 
-    story["act"] = hang_up
+    runner.act = hang_up
     assert run(tmp_path, "--quiet") == 128 + signal.SIGHUP
     assert "terminated; nothing was left behind" in one_line(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path, story: Script) -> None:
-    story["act"] = lambda folder: os.kill(os.getpid(), signal.SIGHUP)
+def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path, runner: FakeRunner) -> None:
+    runner.act = lambda folder: os.kill(os.getpid(), signal.SIGHUP)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert run(tmp_path, "--quiet") == 0
@@ -143,7 +127,7 @@ def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path, story: Script) 
 
 
 def test_what_a_killed_run_left_is_cleared_by_a_run_of_any_name_which_says_so(
-    tmp_path: Path, story: Script, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def die_in_mid_run() -> None:
         (RunFolder(tmp_path, "another-tap-seed7").path / "half").write_text("")
@@ -195,7 +179,7 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_2() -> None:
 
 
 def test_a_runs_folder_whose_name_is_no_text_is_written_all_the_same(
-    tmp_path: Path, story: Script, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = tmp_path / os.fsdecode(b"\xff\xfe")
     assert run(runs, "--json") == 0
@@ -294,12 +278,12 @@ def test_a_quote_in_a_scenarios_name_never_reaches_makes_shell() -> None:
 )
 def test_what_the_machine_does_not_give_in_mid_run_is_one_line_and_3(
     tmp_path: Path,
-    story: Script,
+    runner: FakeRunner,
     capsys: pytest.CaptureFixture[str],
     error: Exception,
     says: str,
 ) -> None:
-    story["act"] = raising(error)
+    runner.act = raising(error)
     assert run(tmp_path, "--quiet", "--json") == 3
     captured = capsys.readouterr()
     document = json.loads(captured.out)
@@ -310,9 +294,9 @@ def test_what_the_machine_does_not_give_in_mid_run_is_one_line_and_3(
 
 
 def test_a_file_larger_than_the_limit_is_the_output_folders_trouble(
-    tmp_path: Path, story: Script, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    story["act"] = raising(OSError(errno.EFBIG, "File too large"))  # a write names no file
+    runner.act = raising(OSError(errno.EFBIG, "File too large"))  # a write names no file
     assert run(tmp_path, "--quiet") == 2
     assert f"can't write to {tmp_path}: File too large" in one_line(capsys)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -12,47 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.clock import VirtualClock
-from bench.wire.contracts import Direction
-from bench.wire.faults import HOLD_CALLS, Faults, Rule
+from bench.wire.actions import ACTIONS, HOLD_CALLS, SETTINGS
+from bench.wire.faults import Faults, Rule
 from nic_models.frames import Frames
 from tests import wire_frames as wf
+from tests.fakes import FakeWire, Seen
 
 pytestmark = pytest.mark.sim
 
 
-class Loop:
-    """A wire whose far end repeats what it is told, and remembers it."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.to_receive: list[Frames] = []
-        self.closed = False
-
-    def send(self, frames: Frames) -> None:
-        self.sent += [frames.bytes_of(i) for i in range(len(frames))]
-
-    def receive(self) -> Frames:
-        batch, self.to_receive = Frames.concat(self.to_receive), []
-        return batch
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class Story:
-    """What an observer was told."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.notes: dict[int, str] = {}
-
-    def __call__(self, direction: Direction, frames: Frames, notes: Mapping[int, str]) -> None:
-        self.notes.update({len(self.frames) + i: note for i, note in notes.items()})
-        self.frames += [frames.bytes_of(i) for i in range(len(frames))]
-
-
-def faulty(*rules: Rule, seed: int = 1) -> tuple[Faults, Loop, Story, VirtualClock]:
-    inner, story, clock = Loop(), Story(), VirtualClock()
+def faulty(*rules: Rule, seed: int = 1) -> tuple[Faults, FakeWire, Seen, VirtualClock]:
+    inner, story, clock = FakeWire(), Seen(), VirtualClock()
     return Faults(inner, rules, seed=seed, clock=clock, observer=story), inner, story, clock
 
 
@@ -121,6 +90,28 @@ def test_truncation_keeps_the_front_of_the_frame() -> None:
         assert before.startswith(after)
         assert 14 <= len(after) < len(before)
     assert inner.sent[46] == wf.arp_request()[:20]
+
+
+def test_a_frame_with_nothing_to_cut_off_is_left_alone_and_not_counted() -> None:
+    wire, inner, story, _ = faulty(Rule("truncate", probability=1.0, length=60))
+    long, short, exact = DUMP[0], wf.arp_request(), b"x" * 60
+    wire.send(Frames.of([long, short, exact]))
+    assert inner.sent == [long[:60], short, exact]
+    assert list(story.notes) == [0]
+    assert [(c.met, c.struck) for c in wire.counts] == [(3, 1)]
+
+
+def test_every_action_of_the_table_is_told_in_words_of_its_own() -> None:
+    for name, row in ACTIONS.items():
+        wanted: dict[str, Any] = {}
+        if row.needs_setting:
+            wanted[row.setting] = SETTINGS[row.setting].least
+        wire, inner, story, _ = faulty(Rule(name, index=(0,), **wanted))
+        wire.send(Frames.of(DUMP[:2]))
+        assert story.notes[0].startswith(row.note)
+        others = [other.note for other in ACTIONS.values() if other is not row]
+        assert not story.notes[0].startswith(tuple(others))
+        assert inner.sent != DUMP[:2]
 
 
 def test_a_reordered_frame_arrives_after_those_that_overtake_it() -> None:
@@ -232,7 +223,12 @@ def test_what_is_only_reordered_or_delayed_arrives_exactly_once(
         ({"action": "drop", "probability": 1.0, "direction": "up"}, "direction"),
         ({"action": "drop", "index": (-1,)}, "counts from 0"),
         ({"action": "delay", "probability": 1.0}, "delay_us"),
+        ({"action": "delay", "probability": 1.0, "delay_us": 0}, "delay_us is from 1"),
         ({"action": "reorder", "probability": 1.0, "by_frames": 0}, "by_frames"),
+        ({"action": "reorder", "probability": 1.0, "by_frames": 4097}, "by_frames is from 1"),
+        ({"action": "truncate", "probability": 1.0, "length": 13}, "length is from 14"),
+        ({"action": "drop", "probability": 1.0, "length": 20}, "length is not for drop"),
+        ({"action": "drop", "probability": 1.0, "by_frames": 2}, "by_frames is not for drop"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(fields: dict[str, Any], advice: str) -> None:

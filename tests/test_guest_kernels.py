@@ -30,9 +30,7 @@ from guest.linux.kernel import BadKernel
 from guest.linux.ownkernel import BadChoice, examine
 from guest.linux.packages import DebianPackages
 from guest.linux.sources import KernelChoice, SourceUnavailable
-from tests.packers import packed_lz4, packed_lzo, packed_zstd, repacked, sealed
-from tests.qemu_rig import leaves_nothing
-from tests.test_guest_image import (
+from tests.guest_rig import (
     RELEASE,
     Repository,
     SmallSource,
@@ -42,7 +40,10 @@ from tests.test_guest_image import (
     packed_xz,
     read_newc,
     small_vmlinux,
+    static_busybox,
 )
+from tests.packers import packed_lz4, packed_lzo, packed_zstd, repacked, sealed
+from tests.qemu_rig import leaves_nothing
 
 BANNER: Final = f"Linux version {RELEASE} (someone@somewhere)".encode()
 STORY: Final = """
@@ -105,8 +106,6 @@ def test_an_image_of_it_has_the_bzimage_alone(tmp_path: Path) -> None:
 @pytest.fixture
 def ubuntu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """Kernel, modules and more modules are packages of their own, e1000 among the last."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        pytest.skip("there is no apt-get or no dpkg-deb: this is played on Debian or Ubuntu")
     made = Repository(tmp_path, monkeypatch)
     made.add("busybox-static", "1:1.36.1-6ubuntu3", {"bin/busybox": b"busybox"})
     whole = module_tree(tmp_path / "modules")
@@ -161,9 +160,7 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module_tree(root / "lib" / "modules" / RELEASE)
     (root / "boot").mkdir()
     (root / "boot" / "vmlinuz").write_bytes(bzimage(packed_zstd(small_vmlinux())))
-    (root / "bin").mkdir()
-    (root / "bin" / "busybox").write_bytes(elf(((1, b"code"),)))
-    (root / "bin" / "busybox").chmod(0o755)
+    static_busybox(root / "bin")
     monkeypatch.setenv("PATH", str(root / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return root / "boot" / "vmlinuz"

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import MachineLacks
-from bench.footprint import MIB, Footprint, footprint, largest
+from bench.footprint import Footprint, footprint, largest
 from bench.headroom import (
     Room,
     available,
@@ -26,6 +26,7 @@ from bench.headroom import (
     require_room,
 )
 from bench.scenario import expand_cases, parse_scenario
+from bench.tiers import MIB
 
 V1 = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory\n"
 V2 = "30 23 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"

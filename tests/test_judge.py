@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from bench.judge import compare as compare_module
 from bench.judge.compare import MAX_RANGES, Comparison, Image, Range, Stored, compare
 from bench.judge.expect import unmet
-from bench.judge.oracles import ORACLES, Evidence, Ruling, broken, not_applicable, outcome
+from bench.judge.oracles import ORACLES, Evidence, Ruling, broken, not_applicable, outcome, rule
 from bench.judge.watch import WireWatch
 from bench.scenario import Expect
 from bench.scenario.values import parse_count
-from bench.verdict import ORACLES as ORACLE_NAMES
 from bench.verdict import CaseResult
 from nic_models.frames import Frames
 from tests import wire_frames as wf
@@ -118,6 +117,10 @@ SEEN: list[tuple[str, Evidence, str, str]] = [
     ("ack-means-kept", evidence(None), "broken", "2 frames were acknowledged; nothing is stored"),
     ("ack-means-kept", evidence(acked=None), "not-applicable", "no data was acknowledged"),
     ("ack-means-kept", evidence(None, acked=(NOTHING, NOTHING)), "not-applicable", "no data"),
+    # Another's client may send something else than memory: the server is to keep what it was sent.
+    ("ack-means-kept", evidence(WRONG, sent=Image([octets(WRONG)])), "held", ""),
+    ("ack-means-kept", evidence(sent=Image([octets(WRONG)])), "broken", "1 of 2 acknowledged"),
+    ("ack-means-kept", evidence(sent=Image([octets(MEMORY[:9000])])), "held", ""),
     ("panic-hygiene", evidence(), "held", ""),
     ("panic-hygiene", evidence(violations=["sleep: 3 times"]), "broken", "sleep: 3 times"),
     (
@@ -131,6 +134,14 @@ SEEN: list[tuple[str, Evidence, str, str]] = [
     ("server-safety", evidence(), "held", ""),
     ("server-safety", evidence(server_trouble=["it raised", "it died"]), "broken", "raised; it di"),
     ("server-safety", evidence(server_present=False), "not-applicable", "no server"),
+    (
+        "server-safety",
+        evidence(not_counted="not ours"),
+        "not-ruled-on",
+        "^not ours",
+    ),
+    ("server-safety", evidence(not_counted="x", server_trouble=["it died"]), "broken", "died"),
+    ("idempotence", evidence(not_idempotent="stock"), "not-ruled-on", "^stock"),
     ("idempotence", evidence(), "held", ""),
     ("idempotence", evidence(replay_changed=["info.0", "a"]), "broken", "12 messages .* info.0, a"),
     ("idempotence", evidence(replay_unanswered=3), "broken", "3 of 12 .* not acknowledged"),
@@ -149,13 +160,23 @@ def test_an_oracle_rules(oracle: str, seen: Evidence, state: str, why: str) -> N
 
 
 def test_the_table_above_shows_every_oracle_in_every_state_it_has() -> None:
-    assert tuple(ORACLES) == ORACLE_NAMES
     shown = {(oracle, state) for oracle, _, state, _ in SEEN}
     always_judged = {"panic-hygiene", "liveness"}
     for oracle in set(ORACLES) - {"device-truth"}:
         for state in {"held", "broken", "not-applicable"}:
             if state != "not-applicable" or oracle not in always_judged:
                 assert (oracle, state) in shown
+
+
+def test_what_nobody_saw_is_not_ruled_on_whatever_the_evidence_says() -> None:
+    unseen = {"panic-hygiene": "no guard sees it", "bytes-equal": "no witness"}
+    for seen in (evidence(unseen=unseen), evidence(WRONG, violations=["sleep"], unseen=unseen)):
+        ruled = rule(seen)
+        assert tuple(ruled) == tuple(ORACLES)
+        for name, why in unseen.items():
+            assert ruled[name] == Ruling("not-ruled-on", why)
+        assert ruled["liveness"].state == "held"
+    assert rule(evidence(violations=["sleep"]))["panic-hygiene"].state == "broken"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +231,24 @@ def test_a_store_that_is_too_long_is_not_equal_though_no_byte_differs() -> None:
     found = compared(MEMORY + b"tail")
     assert not found.equal
     assert (found.ranges, found.stored_length, found.expected_length) == ([], 10_004, 10_000)
+
+
+def test_what_can_not_be_right_is_a_hole_whatever_is_stored_there() -> None:
+    found = compared(MEMORY)
+    found.add_holes([])
+    assert found.ranges == []
+    found.add_holes([(100, 200), (5000, 6000)])
+    assert found.holes == [Range(100, 200, hole=True), Range(5000, 6000, hole=True)]
+    found = compared(MEMORY[:9000])
+    found.add_holes([(8000, 9500)])
+    assert found.holes == [Range(8000, 10_000, hole=True)], "what overlaps is one"
+    found = compared(WRONG)
+    found.add_holes([(5000, 6000)])
+    assert [r.start for r in found.ranges] == [100, 5000]
+    assert found.expected_at_first == MEMORY[100:116]
+    found.add_holes([(0, 10)])
+    assert [r.start for r in found.ranges] == [0, 100, 5000]
+    assert found.expected_at_first == b"", "it would be that of another place"
 
 
 def test_zeros_that_memory_held_do_not_split_a_hole() -> None:
@@ -518,7 +557,7 @@ def test_another_outcome_is_told_with_the_clients_own_account() -> None:
     ],
 )
 def test_what_an_outcome_implies_need_not_be_named(word: str, implied: dict[str, Ruling]) -> None:
-    assert unmet(Expect(outcome=word), result(word), rulings(**implied)) == []  # type: ignore[arg-type]
+    assert unmet(Expect(outcome=word), result(word), rulings(**implied)) == []
     elsewhere = unmet(Expect(outcome="complete"), result(), rulings(**implied))
     assert len(elsewhere) == len(implied), "of another outcome they are no part"
 
@@ -546,6 +585,14 @@ def test_an_oracle_that_was_to_be_broken_must_be(state: str) -> None:
     assert told == [f"oracle idempotence was to be broken, and is {state}"]
     seen = rulings(idempotence=broken("info.0"))
     assert unmet(Expect(oracle_broken=("idempotence",)), result(), seen) == []
+
+
+def test_an_oracle_that_nobody_saw_is_no_excuse_and_no_breach() -> None:
+    seen = rulings(panic_hygiene=Ruling("not-ruled-on", "no guard sees it"))
+    assert unmet(Expect(outcome="complete"), result(), seen) == []
+    assert unmet(Expect(oracle_broken=("panic-hygiene",)), result(), seen) == [
+        "oracle panic-hygiene was to be broken, and is not ruled on: no guard sees it"
+    ]
 
 
 def test_an_error_must_be_the_one_that_was_named() -> None:

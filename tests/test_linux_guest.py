@@ -21,12 +21,16 @@ from bench.servers.child import start_child
 from guest.kernel.corpse import changes
 from guest.linux import crash as crash_module
 from guest.linux import guest as guest_module
-from guest.linux.corpse import LinuxCorpse
-from guest.linux.guest import GuestFailed, LinuxConfig, LinuxGuest
+from guest.linux.guest import LinuxConfig, LinuxGuest
 from guest.linux.image import guest_image
+from guest.qemu import guest as qemu_guest
 from guest.qemu.coredump import CoreDump
+from guest.qemu.corpse import GuestCorpse
 from guest.qemu.errors import QemuGone
+from guest.qemu.guest import GuestFailed, Panic, QemuGuest
+from guest.qemu.parking import stand_at
 from guest.qemu.vm import COMMAND, CONSOLE, LOG, Vm
+from tests.fakes import nothing
 from tests.patience import SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing
 
@@ -34,10 +38,6 @@ pytestmark = pytest.mark.qemu
 
 MEMORY, ARENA = 96 * MIB, 4 * MIB
 LOOKS, BETWEEN_LOOKS_S = 10, 0.02
-
-
-def nothing(*_: object) -> None:
-    """Nobody else needs a turn."""
 
 
 def config() -> LinuxConfig:
@@ -55,14 +55,16 @@ class Life:
     answers: list[str] = field(default_factory=list)
     survival: GuestFailed | None = None
     survival_seconds: float = 0.0
-    panic: guest_module.Panic | None = None
+    panic: Panic | None = None
     memory: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     """All RAM, arena included, when it stood still."""
     core: CoreDump | None = None
     lie: GuestFailed | None = None
     delay: GuestFailed | None = None
     parked: list[int] = field(default_factory=list)
-    halted: list[str] = field(default_factory=list)
+    stand: list[list[int]] = field(default_factory=list)
+    """Where its CPUs stand then, asked twice."""
+    status: str = ""
     changes: list[list[tuple[int, int]]] = field(default_factory=list)
     """[start, end) of pages that are not as when it stood still, at each look after parking."""
     corpse_changes: list[list[tuple[int, int]]] = field(default_factory=list)
@@ -87,7 +89,7 @@ def _live(guest: LinuxGuest, life: Life) -> None:
     life.banner = guest.banner
     life.answers = [guest.shell(line, nothing) for line in ("echo $((6 * 7))", "hostname")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guest_module, "CRASH_TIMEOUT_S", 0.5)
+        patch.setattr(qemu_guest, "CRASH_TIMEOUT_S", 0.5)
         patch.setitem(crash_module.TRIGGERS, "threat", nothing)
         began = time.monotonic()
         try:
@@ -105,7 +107,7 @@ def _die(guest: LinuxGuest, life: Life) -> None:
 
         def too_late(vm: Vm) -> CoreDump:
             core = photograph(vm)
-            vm.ram[MEMORY - 1] ^= 1  # somebody still runs
+            vm.ram[MEMORY - 1] ^= 1  # as if a CPU still ran
             return core
 
         patch.setattr(Vm, "dump_memory", too_late)
@@ -116,17 +118,14 @@ def _die(guest: LinuxGuest, life: Life) -> None:
         vm.ram[MEMORY - 1] ^= 1
     life.core = guest.freeze()
     life.memory = vm.ram.copy()
-    corpse = LinuxCorpse(guest, life.core, panic_mbufs=64, delay_us=nothing)
+    corpse = GuestCorpse(guest, life.core, panic_mbufs=64, delay_us=nothing)
     life.segments = corpse.dump_segments()
     life.parked = guest.park()
     for _ in range(LOOKS):
         life.changes.append(changes(life.memory, vm.ram))
         time.sleep(BETWEEN_LOOKS_S)
-    life.halted = [
-        line.split("HLT=")[1][0]
-        for line in guest.monitor.human("info registers -a").splitlines()
-        if "HLT=" in line
-    ]
+    life.stand = [stand_at(vm), stand_at(vm)]
+    life.status = guest.monitor.execute("query-status")["status"]
     life.corpse_changes.append(corpse.memory_changes())
     vm.ram[MEMORY - 1] ^= 1
     life.corpse_changes.append(corpse.memory_changes())
@@ -169,7 +168,7 @@ def test_its_panic_is_known_by_its_own_words(life: Life) -> None:
     assert life.panic is not None
     assert life.panic.noticed_by == "GUEST_PANICKED"
     assert "NMI" in life.panic.message
-    assert life.panic.seconds < guest_module.CRASH_TIMEOUT_S
+    assert life.panic.seconds < qemu_guest.CRASH_TIMEOUT_S
 
 
 def test_the_truth_is_the_memory_that_is_shared(life: Life) -> None:
@@ -192,8 +191,9 @@ def test_a_truth_that_is_taken_after_the_machine_ran_on_is_refused(life: Life) -
 
 
 def test_parked_it_stands_still_and_its_memory_is_as_at_the_panic(life: Life) -> None:
-    assert life.halted == ["1", "1"]
+    assert life.status == "running"
     assert life.parked, "the one that panicked was running"
+    assert life.stand == [life.parked, life.parked]
     assert all(place < MEMORY for place in life.parked)
     assert life.changes == [[]] * LOOKS
 
@@ -275,8 +275,7 @@ def test_a_qemu_that_is_killed_while_its_guest_boots_is_gone(folder: Path) -> No
 def test_a_qemu_that_dies_instead_of_its_guest_is_gone(
     pvpanic: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def power_cut(victim: crash_module.Victim) -> None:
-        assert isinstance(victim, LinuxGuest)
+    def power_cut(victim: QemuGuest) -> None:
         victim.vm.kill()
 
     monkeypatch.setitem(crash_module.TRIGGERS, "power cut", power_cut)

@@ -15,7 +15,9 @@ import pytest
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import parse_scenario
-from bench.story.linux import PEER_PACE_NS, LinuxStory
+from bench.story import told
+from bench.story.crashed import PEER_FRAMES, PEER_PACE_NS
+from bench.story.linux import LinuxStory
 from bench.verdict import CaseResult
 from guest.linux.guest import LinuxGuest
 from guest.qemu.coredump import CoreDump
@@ -25,9 +27,6 @@ from tests.patience import HANG_S
 from tests.qemu_rig import leaves_nothing
 
 pytestmark = pytest.mark.qemu
-
-#: That the peer says while the driver should have stopped the NIC.
-FRAMES = 8
 
 STORY = """
 title = "a test"
@@ -84,13 +83,13 @@ def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
         read: Callable[[int], int], write: Callable[[int, int], None], delay: Callable[[int], None]
     ) -> int:
         story = stories.pop()
-        story._peer_speaks(FRAMES)
-        delay(FRAMES * PEER_PACE_NS // 1000 + bringup.QUIESCE_US)
+        story._peer_speaks()
+        delay(PEER_FRAMES["light"] * PEER_PACE_NS // 1000 + bringup.QUIESCE_US)
         assert story._nic.settle(HANG_S)
         return read(Reg.RCTL)
 
     monkeypatch.setattr(LinuxStory, "_take_stock", remembered)
-    monkeypatch.setattr(LinuxStory, "_at_rest", lambda story: story._nic.settle(HANG_S))
+    monkeypatch.setattr(told, "AT_REST_S", HANG_S)
     monkeypatch.setattr(bringup, "stop", only_wait)
     case = play(tmp_path, load="light", dead_time_ms=50)
     assert not case.met
@@ -99,7 +98,7 @@ def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
     assert "outside the arena changed" in case.oracle_reasons["panic-hygiene"]
 
 
-def test_a_parked_cpu_that_does_not_get_its_bytes_back_is_seen_in_memory_and_in_the_dump(
+def test_parking_that_leaves_memory_changed_is_seen_in_memory_and_in_the_dump(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     park = LinuxGuest.park

@@ -20,7 +20,8 @@ from netdump.sack import Sack
 from nic_models.e1000 import bringup
 from nic_models.e1000.registers import Reg
 from server.coverage import Coverage
-from server.session import RULES, State
+from server.life import State
+from server.session import RULES
 from server.store import FileStore
 
 pytestmark = pytest.mark.sim

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from bench.clock import VirtualClock
 from bench.judge.expect import unmet
 from bench.judge.netconsole import NetconsoleWatch, judge, records
-from bench.judge.oracles import Ruling
+from bench.judge.oracles import ORACLES, Ruling
 from bench.scenario import Expect
 from bench.scenario.values import parse_count
-from bench.verdict import ORACLES, CaseResult, LastWords
+from bench.verdict import CaseResult, LastWords
 from bench.wire.faults import Faults, Rule
 from bench.wire.memory import MemoryLink
 from nic_models.frames import Frames

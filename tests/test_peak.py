@@ -10,11 +10,11 @@ import pytest
 
 import bench.runs as runs_module
 from bench.contestants import CONTESTANTS, LARGE, Contestant, named, scenario
-from bench.footprint import MIB, footprint
-from bench.measure import MARK_MEMORY
+from bench.footprint import footprint
 from bench.peak import ChildFailed, peak_of, python
 from bench.runs import scratch
 from bench.scenario import expand_cases
+from bench.tiers import MIB, ROWS
 
 TIMEOUT_S = 200.0
 DUMP = 128
@@ -54,13 +54,13 @@ def test_every_contestant_has_a_name_of_its_own() -> None:
     assert all(named(str(one)) == one for one in every)
     for one in every:
         (case,) = expand_cases(scenario(one, DUMP))
-        assert (case.machine.memory, case.machine.kind) == (DUMP * MIB, one.machine)
+        assert (case.machine.memory, case.machine.kind) == (DUMP * MIB, one.machine or "synthetic")
 
 
 def hold(contestant: Contestant) -> None:
     _, peak = peak_of(python("bench.contestants", str(contestant), str(DUMP)), TIMEOUT_S)
     (case,) = expand_cases(scenario(contestant, DUMP))
-    times, more = MARK_MEMORY[contestant.tier]
+    times, more = ROWS[contestant.tier].mark
     assert DUMP * MIB < peak <= footprint(case, contestant.tier).memory
     assert peak <= (times * DUMP + more) * MIB
 

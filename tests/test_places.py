@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from bench.cures import CURES
 from bench.wire.namespace import NamespaceError, NetNamespace, SharedNamespace
 from guest.linux.image import default_cache
 from tests import seccomp
+from tests.command_rig import ARGUMENTS, compiled
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = [sys.executable, "-m", "bench"]
@@ -161,6 +163,33 @@ class TestAContainersRoot:
         assert verdict(done)["passed"]
         assert "tap0" in done.stderr, "theirs is still there, and ours is not"
 
+    def client(
+        self, folder: Path, place: list[str], *words: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Plays a client that is a program."""
+        rig = [*place, sys.executable, "-m", "tests.command_rig", str(folder), *words]
+        return subprocess.run(
+            rig, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def test_plays_a_client_that_is_a_program_in_the_namespace_it_has(self, tmp_path: Path) -> None:
+        place = container(tmp_path, *OWN_NETWORK, *DEVICE, caps="NET_ADMIN", **LOCKED)
+        done = self.client(tmp_path, place, "silent", compiled(tmp_path), *ARGUMENTS)
+        case = json.loads(done.stdout)
+        assert (case["met"], case["outcome"]) == (True, "complete"), done.stderr
+
+    def test_is_told_what_a_client_with_the_kernels_stack_needs_and_that_is_enough(
+        self, tmp_path: Path
+    ) -> None:
+        place = container(tmp_path, *OWN_NETWORK, *DEVICE, caps="NET_ADMIN", **LOCKED)
+        refused = self.client(tmp_path, place, "stack").stderr.splitlines()[-1]
+        assert "a client with a kernel's stack needs a network namespace of its own" in refused
+        assert f"(cure: {CURES['client-stack']})" in refused
+        place = container(tmp_path, *OWN_NETWORK, *DEVICE, caps="NET_ADMIN SYS_ADMIN")
+        (tmp_path / "again").mkdir()
+        done = self.client(tmp_path / "again", place, "stack")
+        assert json.loads(done.stdout)["outcome"] == "complete", done.stderr
+
 
 @pytest.mark.tap
 def test_a_namespace_of_which_nothing_is_known_may_be_the_hosts_own_and_is_not_used(
@@ -186,6 +215,16 @@ def test_who_waits_for_a_shared_namespace_says_so_once(
         with pytest.raises(NamespaceError, match="another run has had"):
             namespace.run(SharedNamespace)
     assert capsys.readouterr().err.count("waits for another run") == 1
+
+
+def test_a_client_that_is_a_program_needs_a_tap_and_its_lack_is_told_with_the_cure(
+    tmp_path: Path,
+) -> None:
+    done = play(ordinary_user(tmp_path), tmp_path, "examples/c-client/c-client.toml")
+    assert done.returncode == 3
+    message = json.loads(done.stdout)["error"]
+    assert message.startswith("c-client can't be played here: not tap: /dev/net/tun: ")
+    assert "(cure: " in message
 
 
 @pytest.mark.qemu

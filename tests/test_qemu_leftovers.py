@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import pytest
 from bench.runs import scratch_home
 from guest.qemu.vm import CONSOLE, PROGRAM
 from tests.patience import HANG_S
-from tests.qemu_rig import alive, wait_until_gone
+from tests.qemu_rig import alive, interfaces, wait_until_gone
 
 pytestmark = pytest.mark.qemu
 
@@ -117,10 +116,6 @@ def boots(run: Run) -> bool:
 
 def dumps(run: Run) -> bool:
     return any(path.stat().st_size > 1 << 20 for path in run.partial("dumps/vmcore.*.partial"))
-
-
-def interfaces() -> set[str]:
-    return {name for _, name in socket.if_nameindex()}
 
 
 Start = Callable[[str], Run]
@@ -223,3 +218,24 @@ def test_of_a_run_that_is_killed_the_next_one_clears_the_rest_away(
     assert again.process.returncode == 0, said
     assert f"removed {left}, left by a run that was killed" in said
     assert [path.name for path in run.runs.iterdir()] == ["story-qemu-seed1-1"]
+
+
+def test_a_run_leaves_nothing_in_dev_shm(tmp_path: Path) -> None:
+    """A /dev/shm of its own: the machine's belongs to others, too."""
+    run = f"{sys.executable} -m bench run clean-dump --tier qemu --quiet --runs {tmp_path}"
+    done = subprocess.run(
+        [
+            "unshare",
+            "--mount",
+            "sh",
+            "-ec",
+            f"mount -t tmpfs t /dev/shm; {run} >&2; ls -A /dev/shm",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=END_S,
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no mount of its own: {done.stderr.strip()}; cure: be root")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

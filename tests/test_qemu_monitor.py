@@ -16,6 +16,7 @@ from guest.qemu import monitor as monitor_module
 from guest.qemu.errors import MonitorRefused, QemuGone
 from guest.qemu.monitor import Monitor
 from guest.qemu.vm import Vm
+from tests.fakes import nothing
 from tests.patience import SOON_S, until
 from tests.qemu_rig import leaves_nothing, machine
 
@@ -24,10 +25,6 @@ from tests.qemu_rig import leaves_nothing, machine
 def vm() -> Iterator[Vm]:
     with leaves_nothing(), machine() as started:
         yield started
-
-
-def nothing() -> None:
-    """What is done while an event is waited for."""
 
 
 def events(vm: Vm, *names: str) -> list[str]:
@@ -121,7 +118,7 @@ def test_a_qemu_that_hangs_is_given_up(vm: Vm, monkeypatch: pytest.MonkeyPatch) 
         monitor.execute("query-status")
     assert time.monotonic() - began < SOON_S
     os.kill(vm.pid, signal.SIGCONT)
-    assert monitor.execute("query-status")["running"] is True, "its late answer is nobody's"
+    assert monitor.execute("query-status")["running"] is True, "its late answer is dropped"
 
 
 @pytest.mark.qemu

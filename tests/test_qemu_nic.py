@@ -16,8 +16,10 @@ from bench.wire.memory import MemoryLink
 from guest.qemu.errors import QemuGone
 from guest.qemu.vm import Vm
 from nic_models.e1000 import bringup
+from nic_models.e1000.family import E1000
 from nic_models.e1000.registers import INT, Reg
 from nic_models.frames import Frames
+from tests.fakes import Line, nothing
 from tests.patience import SOON_S
 from tests.qemu_rig import MAC, MIB, leaves_nothing, machine
 
@@ -34,17 +36,8 @@ DESCRIPTOR = np.dtype(
 status."""
 
 
-class Line:
-    """An interrupt line that keeps its level."""
-
-    def __init__(self) -> None:
-        self._level = False
-
-    def set(self, level: bool) -> None:
-        self._level = level
-
-    def up(self) -> bool:
-        return self._level
+assert E1000.on_qemu is not None
+ON_QEMU = E1000.on_qemu
 
 
 class Rig:
@@ -53,15 +46,15 @@ class Rig:
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
         self.line = Line()
-        self.nic = QemuNic(vm, RealClock(), self.line)
-        self.nic.enable()
+        self.nic = QemuNic(vm, ON_QEMU, RealClock(), self.line)
+        self.nic.power_on()
         self.tx = self._ring(TX, TX_RING)
         self.rx = self._ring(RX, RX_RING)
         self.rx["address"] = BUFFERS + SLOT * np.arange(RX_RING)
         self.tx["address"] = DATA + SLOT * np.arange(TX_RING)
         self.tx["b"] = EOP_IFCS_RS
         self.tail = self.heard = 0
-        bringup.stop(self.nic.read32, self.nic.write32, lambda _: None)
+        bringup.stop(self.nic.read32, self.nic.write32, nothing)
         bringup.set_link_up(self.nic.read32, self.nic.write32)
         bringup.start_transmit(self.nic.write32, TX, TX_RING)
         bringup.start_receive(
@@ -172,13 +165,13 @@ def test_the_line_is_raised_by_what_the_nic_does_by_itself(rig: Rig) -> None:
     assert rig.line_rises()
     assert nic.read32(Reg.ICR) & INT.TXDW
     assert not line.up()
-    nic.receive(Frames.of(some_frames(1)))
+    nic.deliver(Frames.of(some_frames(1)))
     assert rig.line_rises()
     assert nic.read32(Reg.ICR) & INT.RXT0
-    nic.stop_watching_interrupts()
+    nic.machine_died()
     nic.write32(Reg.ICS, INT.TXDW)
     nic.transmit(0)
-    assert not line.up(), "nobody looks any more"
+    assert not line.up(), "the line is no longer looked at"
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -190,7 +183,7 @@ def test_a_frame_leaves_byte_for_byte_and_one_comes_in(rig: Rig) -> None:
     rig.nic.write32(Reg.TDT, rig.tail)
     assert rig.sent(1) == [out]
     assert rig.tx["c"][0] & DD
-    rig.nic.receive(Frames.of([come]))
+    rig.nic.deliver(Frames.of([come]))
     rig.nic.settle()
     assert rig.received() == [come]
 
@@ -237,7 +230,7 @@ def test_an_interrupt_that_qemu_holds_back_is_waited_for(
 def test_what_settled_is_in_memory_every_time(rig: Rig) -> None:
     for turn in range(100):
         frames = some_frames(1 + turn % 7, first=turn)
-        rig.nic.receive(Frames.of(frames))
+        rig.nic.deliver(Frames.of(frames))
         assert rig.nic.settle()
         assert rig.received() == frames, turn
         rig.give_back()
@@ -245,7 +238,7 @@ def test_what_settled_is_in_memory_every_time(rig: Rig) -> None:
 
 def test_more_than_the_cable_holds_at_once_settles_too(rig: Rig) -> None:
     frames = [bytes([number % 256]) * 1514 for number in range(RX_RING - 1)]
-    rig.nic.receive(Frames.of(frames))
+    rig.nic.deliver(Frames.of(frames))
     assert rig.nic.settle()
     assert rig.received() == frames
 
@@ -256,7 +249,7 @@ def test_what_was_written_before_a_frame_comes_before_it(rig: Rig) -> None:
         frames = some_frames(2, first=turn)
         rig.nic.write32(Reg.RCTL, 0)
         rig.nic.write32(Reg.RCTL, bringup.RCTL_ON | bringup.RCTL_PROMISCUOUS)
-        rig.nic.receive(Frames.of(frames))
+        rig.nic.deliver(Frames.of(frames))
         assert rig.nic.settle()
         assert rig.received() == frames, turn
         rig.give_back()
@@ -265,13 +258,14 @@ def test_what_was_written_before_a_frame_comes_before_it(rig: Rig) -> None:
 def test_a_nic_that_can_not_receive_is_not_waited_for(rig: Rig) -> None:
     rig.nic.write32(Reg.RCTL, 0)
     began = time.monotonic()
-    rig.nic.receive(Frames.of(some_frames(3)))
+    rig.nic.deliver(Frames.of(some_frames(3)))
     rig.nic.settle()
     assert time.monotonic() - began < SOON_S
     assert rig.received() == []
 
 
 def test_its_reach_is_its_rings_and_its_buffers_and_what_it_writes_lies_within(rig: Rig) -> None:
+    rig.nic.machine_died()
     reach = rig.nic.reach()
     assert reach[:2] == [(RX, RX + 16 * RX_RING), (TX, TX + 16 * TX_RING)]
     assert reach[2:] == buffers(set(range(RX_RING)) - {RX_RING - 1}), "from RDH to RDT"
@@ -279,7 +273,7 @@ def test_its_reach_is_its_rings_and_its_buffers_and_what_it_writes_lies_within(r
     rig.queue(some_frames(9))
     before[DATA : DATA + 9 * SLOT] = rig.vm.ram[DATA : DATA + 9 * SLOT]  # that was us
     rig.nic.write32(Reg.TDT, rig.tail)
-    rig.nic.receive(Frames.of(some_frames(9)))
+    rig.nic.deliver(Frames.of(some_frames(9)))
     assert rig.nic.settle()
     changed = before != rig.vm.ram
     assert changed.any()
@@ -288,12 +282,14 @@ def test_its_reach_is_its_rings_and_its_buffers_and_what_it_writes_lies_within(r
     assert not changed.any()
     assert len(rig.received()) == 9
     rig.give_back()
+    rig.nic.machine_died()
     assert rig.nic.reach()[2:] == buffers(set(range(RX_RING)) - {8}), "round the ring's end"
 
 
 def test_a_ring_that_lies_nowhere_reaches_nowhere(rig: Rig) -> None:
     rig.nic.write32(Reg.RCTL, 0)
     rig.nic.write32(Reg.RDBAH, 0x7FFF_FFFF)
+    rig.nic.machine_died()
     assert len(rig.nic.reach()) == 2
 
 
@@ -301,19 +297,19 @@ def test_a_ring_that_lies_nowhere_reaches_nowhere(rig: Rig) -> None:
 
 
 def test_a_qemu_that_is_killed_is_gone_at_the_next_turn(rig: Rig) -> None:
-    told: list[str] = []
     clock = RealClock()
     far = MemoryLink(clock).machine_end
     board = Board(
         clock,
         rig.nic,
+        E1000.doorbells,
         far,
-        lambda _: None,
+        nothing,
         Budget(clock, 60 * 10**9),
-        lambda what, **_: told.append(what),
+        nothing,
     )
     board.turn()
-    rig.nic.stop_watching_interrupts()  # as in a panic: only its cable tells
+    rig.nic.machine_died()  # as in a panic: only its cable tells
     rig.vm.kill()
     with pytest.raises(QemuGone, match="signal 9"):
         board.turn()

@@ -61,8 +61,12 @@ class Bus:
     def readl(self, address: int) -> int:
         return self.memory[address]
 
+    readb = readw = readl
+
     def writel(self, address: int, value: int) -> None:
         self.memory[address] = value
+
+    writeb = writew = writel
 
 
 def e1000(bar: int = 0, command: int = 0, status: int = 0) -> dict[int, int]:

@@ -19,11 +19,11 @@ from bench.scenario import ScenarioError, load_scenario, parse_scenario
 from bench.story.stage import CLIENT_MAC, HOST_MAC
 from bench.story.synthetic import SyntheticStory
 from bench.tiers import choose_tier, missing_packages
-from bench.wire.contracts import Capability
 from guest.linux.image import GuestImageUnavailable
 from guest.qemu.errors import QemuGone
 from guest.synthetic import SyntheticMachine
 from nic_models.frames import Frames
+from tests.fakes import probes, works
 from tests.patience import HANG_S
 
 HEAD = 'title = "a test"\nwhy = "a test"\ntiers = ["qemu"]\n'
@@ -43,7 +43,7 @@ CASE = '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
         ('memory = "128 MiB"\npanic_during = "transmit"', "", "machine.panic_during"),
         ('memory = "128 MiB"\nstarve_mbufs = true', "", "machine.starve_mbufs"),
         ('memory = "128 MiB"\nnetconsole = true', "", "machine.netconsole"),
-        ('memory = "128 MiB"', 'mode = "locked"', "nic.mode: nobody in a Linux guest ever holds"),
+        ('memory = "128 MiB"', 'mode = "locked"', "nic.mode: in a Linux guest our driver's locks"),
         ('memory = "128 MiB"\ncrash = "nmmi"', "", 'did you mean "nmi"?'),
     ],
 )
@@ -66,7 +66,9 @@ def test_a_tier_on_which_no_case_can_be_played_is_refused() -> None:
 
 def test_only_a_guest_boots_again_after_a_reset() -> None:
     text = f'{HEAD}[machine]\nlost = "reset"\n{CASE}'
-    with pytest.raises(ScenarioError, match=r"machine\.lost: only a Linux guest"):
+    with pytest.raises(
+        ScenarioError, match=r"machine\.lost: a synthetic machine does not boot again"
+    ):
         parse_scenario(text, "made", "made.toml")
 
 
@@ -80,54 +82,49 @@ def unavailable(**_: object) -> None:
 def test_a_guest_that_cant_be_had_costs_the_tier_and_only_where_it_is_demanded_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bench.qemu_nic.can_qemu", lambda: Capability(True, "works"))
+    monkeypatch.setattr("bench.qemu_nic.can_qemu", works)
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
     story = load_scenario("takeover-live-rings")
-    probes = {**probes_for(story, Path("runs")), "tap": lambda: Capability(True, "works")}
-    choice = choose_tier(story, None, probes)
+    found = {**probes_for(story, "qemu", Path("runs")), "tap": works}
+    choice = choose_tier(story, None, found)
     assert choice.tier == "tap"
     assert choice.why == ("not qemu: no Linux guest: no mirror answers (cure: plug the cable in)")
     with pytest.raises(MachineLacks, match="tier qemu: no Linux guest: no mirror answers"):
-        choose_tier(story, "qemu", probes)
+        choose_tier(story, "qemu", found)
 
 
 def test_without_a_tap_qemus_wire_ends_at_the_simulated_host_and_the_verdict_says_so() -> None:
     story = load_scenario("nmi-panic")
-    works = Capability(True, "works")
-    probes = {name: lambda: works for name in ("tap", "qemu", "sim")}
-    with_tap = choose_tier(story, None, probes)
+    with_tap = choose_tier(story, None, probes())
     assert (with_tap.tier, with_tap.host, with_tap.why) == ("qemu", "namespace", "")
-    probes["tap"] = lambda: Capability(False, "/dev/net/tun: No such device", "load the tun module")
-    without = choose_tier(story, "qemu", probes)
+    without = choose_tier(story, "qemu", probes(tap=False))
     assert (without.tier, without.host) == ("qemu", "simulated")
     assert without.why == (
         "no TAP: the wire ends at the simulated host, with the server in process"
-        " (/dev/net/tun: No such device (cure: load the tun module))"
+        " (no tap here (cure: get a tap))"
     )
 
 
 def test_without_memory_for_it_no_guest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.qemu_nic.can_qemu", lambda: Capability(True, "works"))
+    monkeypatch.setattr("bench.qemu_nic.can_qemu", works)
     monkeypatch.setattr("bench.play.memory_room", lambda: [Room(64 << 20, "a group's limit")])
     made: list[object] = []
     monkeypatch.setattr("guest.linux.image.guest_image", lambda **chosen: made.append(chosen))
     with pytest.raises(MachineLacks, match="MiB"):
-        probes_for(load_scenario("nmi-panic"), Path("runs"))
+        probes_for(load_scenario("nmi-panic"), "qemu", Path("runs"))
     assert not made
 
 
 def test_why_there_is_no_tap_is_said_once() -> None:
-    probes = {name: lambda: Capability(True, "works") for name in ("qemu", "sim")}
-    probes["tap"] = lambda: Capability(False, "no device", "load the tun module")
-    choice = choose_tier(load_scenario("clean-dump"), None, probes)
+    choice = choose_tier(load_scenario("clean-dump"), None, probes(tap=False))
     assert (choice.tier, choice.host) == ("qemu", "simulated")
-    assert choice.why.count("no device") == 1
-    assert "not tap: no device" in choice.why
+    assert choice.why.count("no tap here") == 1
+    assert "not tap: no tap here" in choice.why
 
 
 def test_a_story_without_a_guest_asks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guest.linux.image.guest_image", unavailable)
-    assert probes_for(load_scenario("clean-dump"), Path("runs")) is not None
+    assert probes_for(load_scenario("clean-dump"), "tap", Path("runs")) is not None
 
 
 def test_make_is_told_which_packages_a_story_lacks(
@@ -232,9 +229,8 @@ def test_a_frame_that_qemu_takes_while_the_truth_is_read_is_the_nics_doing(
         machine: SyntheticMachine, cause: str | None = None, cpu: int | None = None
     ) -> None:
         panic(machine, cause, cpu)
-        nic = stories[-1]._theirs
-        assert nic is not None
-        nic.receive(Frames.of([late]))
+        nic = stories[-1]._silicon
+        nic.deliver(Frames.of([late]))
         assert nic.settle(HANG_S)
 
     monkeypatch.setattr(SyntheticStory, "live", remembered)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BadInput
-from bench.play import play
 from bench.progress import Silent
 from bench.runner import run_scenario
-from bench.scenario import Scenario, list_scenarios, load_scenario, parse_scenario
+from bench.scenario import list_scenarios, load_scenario
 from bench.story.synthetic import SyntheticStory
+from bench.tiers import ROWS, Row
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
 from tests.patience import HANG_S
-from tests.qemu_rig import children
+from tests.qemu_rig import children, interfaces
+from tests.scenario_rig import made, played
 
 ROOT = Path(__file__).parent.parent
 NAMES = list_scenarios()
@@ -33,28 +33,14 @@ def on(tier: str) -> list[str]:
     return [name for name in NAMES if tier in load_scenario(name).tiers]
 
 
-def must_not_be_called() -> None:
-    """A test does not restart itself in a namespace of its own."""
-
-
-def played(scenario: Scenario, tier: str, runs: Path, seed: int = 1) -> RunResult:
-    return play(
-        scenario,
-        tier=tier,
-        seed=seed,
-        runs=runs,
-        progress=Silent(),
-        before_tap=must_not_be_called,
-    )
-
-
 def complaints(result: RunResult) -> list[str]:
-    return [f"{case.name}: {line}" for case in result.cases for line in case.unmet]
-
-
-def made(text: str, tier: str = "sim") -> Scenario:
-    head = f'title = "a test"\nwhy = "a test"\ntiers = ["{tier}"]\n'
-    return parse_scenario(head + text, "made", "made.toml")
+    """What was expected and did not come, and why a run was not judged at all."""
+    return [
+        f"{case.name}: {line}"
+        for case in result.cases
+        if not case.met
+        for line in (*case.unmet, f"{case.outcome}: {case.why}")
+    ]
 
 
 # --- every scenario, in memory --------------------------------------------------------------------
@@ -135,7 +121,8 @@ expect = { outcome = "complete" }
 _PLAY = """
 import sys
 from pathlib import Path
-from tests.test_scenarios import LIVELY, made, played
+from tests.scenario_rig import made, played
+from tests.test_scenarios import LIVELY
 assert played(made(LIVELY), "sim", Path(sys.argv[1]), seed=3).passed
 """
 
@@ -237,10 +224,6 @@ def test_the_stock_client_is_as_fast_as_the_one_that_was_measured(
 # --- every scenario, on a TAP ---------------------------------------------------------------------
 
 
-def interfaces() -> set[str]:
-    return {name for _, name in socket.if_nameindex()}
-
-
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -321,17 +304,17 @@ def test_steps_are_counted_on_the_tier_that_plays_and_a_miscount_is_no_bad_input
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A life that takes another course than when it was counted is the bench's own breakdown."""
-    tiers: list[str] = []
+    rows: list[Row] = []
     count = SyntheticStory.count_steps
 
     def one_too_many(story: SyntheticStory) -> int:
-        tiers.append(story._stage.tier)
+        rows.append(story._stage.row)
         return count(story) + 1
 
     monkeypatch.setattr(SyntheticStory, "count_steps", one_too_many)
     result = played(made(SWEEP, "tap"), "tap", tmp_path / "runs")
     *others, last = result.cases
-    assert tiers == ["tap"]
+    assert rows == [ROWS["tap"]]
     assert all(case.met for case in others)
     assert (last.outcome, result.not_judged) == ("broke-down", True)
     assert f"no step {last.sweep_value}" in last.why

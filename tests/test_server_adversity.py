@@ -22,16 +22,19 @@ from netdump.checksum import checksum
 from netdump.kdh import COMPRESSION_ZSTD, KernelDumpHeader
 from netdump.messages import pack_acks
 from server.core import STOCK_DATAGRAM
+from server.life import State
 from server.packets import AckSender
-from server.readers import OUR_ERRORS, Rows
-from server.session import State
+from server.readers import OUR_ERRORS
 from server.shell import MAX_COMPLAINTS, Shell
+from tests.fakes import AckSocket, ErringReader
 from tests.patience import HANG_S
 from tests.server_rig import (
     CLIENT,
     DRAWN,
+    FINAL,
     HOST,
     KERNEL,
+    PARTIAL,
     Disk,
     Rig,
     finished,
@@ -43,19 +46,12 @@ from tests.server_rig import (
     seqnos,
     vmcore,
 )
-from tests.test_server_shell import HOST as LOOPBACK
-from tests.test_server_shell import Client, serving
+from tests.socket_rig import HOST as LOOPBACK
+from tests.socket_rig import Client, serving
 
 IMAGE = image_of(2 * 65536 + 4096)
 HEADER = KernelDumpHeader(dumplength=len(IMAGE))
-PARTIAL = f"vmcore.{HOST}.0.partial"
-FINAL = f"vmcore.{HOST}.0"
 DOCS = Path(__file__).parent.parent / "docs" / "server.md"
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
 
 
 # -- complaints of sockets -------------------------------------------------------------------------
@@ -100,16 +96,6 @@ def icmp(kind: int, code: int, client: Client) -> bytes:
     ip = ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:]
     message = struct.pack(">BBHHH", kind, code, 0, 0, 1000) + ip + udp
     return message[:2] + checksum(message).to_bytes(2, "big") + message[4:]
-
-
-class ErringReader:
-    """Each read is an OSError."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def read(self, sock: socket.socket) -> Rows:
-        raise OSError(self.code, "injected")
 
 
 def listening(rig: Rig, code: int) -> tuple[Shell, Client]:
@@ -162,19 +148,7 @@ def test_a_socket_that_errs_for_ever_costs_its_session_and_no_other(rig: Rig) ->
     "code", [errno.ENOPROTOOPT, errno.EPROTO, errno.EMSGSIZE, errno.ECONNRESET]
 )
 def test_a_complaint_about_an_earlier_ack_leaves_segments_alone(code: int) -> None:
-    class Complaining:
-        complaints = 2
-
-        def send(self, octets: bytes) -> int:
-            if self.complaints:
-                self.complaints -= 1
-                raise OSError(code, "about an earlier datagram")
-            return len(octets)
-
-        def sendmsg(self, buffers: list[bytes], ancillary: object) -> int:
-            return self.send(b"".join(buffers))
-
-    sender, sock = AckSender(), Complaining()
+    sender, sock = AckSender(), AckSocket(complaints=2, complaint=code)
     for _ in range(3):
         sender.send(sock, pack_acks(np.arange(100)))  # type: ignore[arg-type]
     assert sender.segments
@@ -437,7 +411,7 @@ def test_whatever_overlaps_what_was_acknowledged_last_is_kept(
                 want += bytes(max(0, at + length - len(want)))
                 want[at : at + length] = bytes([letter]) * length
         assert rig.say(session, *said) == list(range(len(batch)))
-    name = rig.core.sessions[session].name
+    name = rig.core.sessions[session].dump.name
     assert rig.read(f"{name}.partial") == want
     rig.core.abandon(session)
 
@@ -465,8 +439,8 @@ def test_a_chunk_that_comes_again_is_read_at_once_and_not_written(
     assert rig.say(session, *parts) == seqnos(parts)
     assert reads == [(0, 20 * 1448), (21 * 1448, 65536 - 21 * 1448)]
     assert writes == [20 * 1448]
-    assert rig.core.sessions[session].vmcore.duplicates == 45
-    assert rig.core.sessions[session].vmcore.rewritten == 0
+    assert rig.core.sessions[session].dump.vmcore.duplicates == 45
+    assert rig.core.sessions[session].dump.vmcore.rewritten == 0
 
 
 def test_a_key_that_comes_again_with_other_bytes_is_kept_or_refused(rig: Rig) -> None:

@@ -28,7 +28,7 @@ from netdump.messages import Message, MessageType
 from netdump.sack import OFFER, parse_sack
 from server.config import ServerConfig
 from server.core import ServerCore
-from server.session import State
+from server.life import State
 from tests.server_rig import Disk, block, finished, herald, image_of, kdh, vmcore
 
 CLIENTS = [("198.18.0.2", 20024), ("198.18.0.3", 20024), ("198.18.0.3", 1024)]
@@ -92,7 +92,7 @@ class Server(RuleBasedStateMachine):
     def base(self, session: int) -> int:
         """The seqno of a client's first message after its HERALD."""
         known = self.core.sessions.get(session)
-        return 1 + (known.seqno if known else 1)
+        return 1 + (known.herald.seqno if known else 1)
 
     def named(self, acks: NDArray[np.uint8], datagrams: list[bytes]) -> list[int]:
         """Those seqnos of the datagrams that the acks name, in either form."""
@@ -150,7 +150,7 @@ class Server(RuleBasedStateMachine):
             return False
         state = self.core.sessions[session]
         assert state.state is State.COMPLETE
-        assert session in self.foreign or state.vmcore.coverage.holes(LENGTH) == []
+        assert session in self.foreign or state.dump.vmcore.coverage.holes(LENGTH) == []
         return True
 
     # -- and all the others ------------------------------------------------------------------
@@ -207,7 +207,7 @@ class Server(RuleBasedStateMachine):
         for session, parts in self.acked.items():
             if session not in self.core.sessions or not parts:
                 continue
-            name = self.core.sessions[session].name
+            name = self.core.sessions[session].dump.name
             copies = [
                 path.read_bytes()
                 for path in self.folder.rglob("vmcore*")
@@ -229,7 +229,7 @@ class Server(RuleBasedStateMachine):
         assert len(self.core.sessions) <= self.config.max_clients
         assert len(os.listdir("/proc/self/fd")) <= self.base_fds + 4 * self.config.max_clients
         for session in self.core.sessions.values():
-            assert len(session.vmcore.coverage) <= self.config.max_intervals
+            assert len(session.dump.vmcore.coverage) <= self.config.max_intervals
 
     @invariant()
     def what_was_acknowledged_is_acknowledged_again(self) -> None:

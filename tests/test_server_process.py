@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from bench.servers import DumpServer
-from bench.servers.process import ServerLaunchFailure, ServerProcess
+from bench.servers.native import ServerLaunchFailure
+from bench.servers.process import ServerProcess
 from bench.wire.namespace import NetNamespace
 from bench.wire.tap import can_tap
 from tests import wire_frames as wf
 from tests.patience import HANG_S, until
+from tests.qemu_rig import alive
 
 CAPABILITY = can_tap()
 pytestmark = [
@@ -145,11 +147,3 @@ def test_it_dies_with_a_bench_that_is_killed(tmp_path: Path) -> None:
 def test_it_starts_no_thread(server: ServerProcess) -> None:
     # OpenBLAS's threads, one a core, cost more time than all the rest of the start.
     assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
-
-
-def alive(pid: int) -> bool:
-    """Neither gone nor a zombie that waits for init."""
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False

@@ -11,9 +11,6 @@ import pytest
 
 from netdump.kdh import KernelDumpHeader
 from server.cli import NOTABLE
-from server.config import ServerConfig
-from server.core import ServerCore
-from server.folder import DumpFolder
 from tests.server_rig import (
     DRAWN,
     HOST,
@@ -36,19 +33,10 @@ LAST = len(frames(IMAGE, 2)) + 2
 
 
 class Listener(Rig):
-    """A rig that remembers what was told in full."""
+    """A rig that is asked what it has refused."""
 
-    def __init__(self, folder: Path, **config: Any) -> None:
-        super().__init__(folder)
-        self.told: list[tuple[str, Mapping[str, Any]]] = []
-        self.core = ServerCore(
-            ServerConfig(**config),
-            DumpFolder(str(folder), "none"),
-            lambda kind, fields: self.told.append((kind, fields)),
-        )
-
-    def refusals(self) -> list[Mapping[str, Any]]:
-        return [fields for kind, fields in self.told if kind == "refused"]
+    def refusals(self) -> list[dict[str, Any]]:
+        return self.told.of_kind("refused")
 
     def only(self, reason: str) -> Mapping[str, Any]:
         """The one refusal that was told; with it goes the client's address."""
@@ -236,15 +224,13 @@ def test_a_hostile_client_fills_neither_the_log_nor_the_disk(rig: Listener) -> N
     for n in range(2000):
         rig.say(session, vmcore(2 + n, 2 * n, b"x"), finished(9000), kdh(3, bytes(512)), b"?")
         rig.core.herald((f"198.18.{n // 250}.{n % 250}", 20024), b"?", rig.now)
-    assert len(rig.told) < 80
+    assert len(rig.told.events) < 80
     rig.now = 60.0
     rig.core.tick(rig.now)
-    left_out = {
-        f["reason"]: f["left_out"] for k, f in rig.told if k == "refused" and "left_out" in f
-    }
+    left_out = {f["reason"]: f["left_out"] for f in rig.refusals() if "left_out" in f}
     assert left_out["kdh-magic"] == 1999
     assert rig.core.refused["kdh-magic"] == 2000
-    assert len(rig.told) < 160
+    assert len(rig.told.events) < 160
 
 
 def test_each_client_has_its_own_line(rig: Listener) -> None:

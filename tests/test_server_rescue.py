@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 
 from netdump.kdh import KernelDumpHeader
 from server.rescue import CHUNK_BYTES, AckHold
-from tests.server_rig import HOST, KERNEL, Rig, finished, frames, image_of, kdh
+from tests.server_rig import (
+    DRAWN,
+    HOST,
+    KERNEL,
+    USERLAND,
+    Rig,
+    finished,
+    frames,
+    image_of,
+    kdh,
+    seqnos,
+)
 
 TRANSMISSIONS = 12
 MAX_IN_FLIGHT = 64
@@ -233,7 +244,7 @@ def test_a_whole_dump_through_loss_is_exact_with_the_rescue_and_not_without(
     rig.say(session, kdh(client.seqno, KernelDumpHeader(dumplength=len(image))))
     # Without the rescue the client is as sure of its dump; the missing ack is what tells it.
     assert bool(rig.say(session, finished(client.seqno + 1))) == rescue
-    assert rig.core.sessions[session].vmcore.coverage.holes(len(image)) == [] or not rescue
+    assert rig.core.sessions[session].dump.vmcore.coverage.holes(len(image)) == [] or not rescue
     if rescue:
         assert rig.read(f"vmcore.{HOST}.0") == image
 
@@ -306,3 +317,32 @@ def test_where_an_end_is_undecidable_scattered_loss_still_leaves_no_hole(
         assert client.send(chunk, server.answer, lost), "the client is stuck"
         sent += len(client.fragments(chunk))
         assert server.kept == set(range(2, sent)), "the client went on over a hole"
+
+
+# -- in a server --------------------------------------------------------------------------------
+
+CHUNK = frames(image_of(CHUNK_BYTES), 2)
+
+
+def test_only_the_kernels_acks_are_held(rig: Rig) -> None:
+    parts = CHUNK
+    for seqno, held in ((KERNEL, True), (USERLAND, False), (DRAWN, False)):
+        session = rig.open(seqno, ("198.18.0.9", 20000 + seqno % 100))
+        assert rig.say(session, *parts[:40], *parts[41:]) == (
+            [] if held else seqnos(parts[:40] + parts[41:])
+        )
+    assert Rig(rig.folder, rescue=False).core.config.rescue is False
+
+
+def test_the_info_file_names_acks_that_were_still_held(rig: Rig) -> None:
+    session = rig.open(KERNEL)
+    assert rig.say(session, *CHUNK[:40]) == []
+    rig.core.stop()
+    assert rig.info()[-1].endswith("40 acks of an unfinished chunk were held (see --no-rescue)")
+
+
+def test_without_rescue_a_kernel_gets_its_acks_at_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, rescue=False)
+    session = rig.open(KERNEL)
+    parts = CHUNK[:40]
+    assert rig.say(session, *parts) == seqnos(parts)

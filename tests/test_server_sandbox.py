@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,13 @@ from netdump.messages import pack_acks
 from server.packets import AckSender, probe
 from server.readers import BatchReader, Lack, LoopReader, SureReader
 from tests import seccomp
+from tests.fakes import AckSocket, ErringReader
+from tests.patience import HANG_S
 from tests.server_rig import finished, frames, image_of, kdh, seqnos
-from tests.test_server_shell import HOST, ROOT, Client
+from tests.socket_rig import HOST, ROOT, SERVER, Client, Pair, Process, connected, serving
 
 IMAGE = image_of(5 * 65536)
 FILTER = pytest.mark.skipif(bool(seccomp.why_not()), reason=seccomp.why_not() or "-")
-SERVER = [sys.executable, "-m", "server"]
 
 #: A kernel that takes UDP_SEGMENT and ignores it, as gVisor's does.
 IGNORING = """
@@ -50,47 +49,6 @@ signal.signal(signal.SIGUSR1, change)
 MAIN = "\nimport sys; from server.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-class Sandboxed:
-    """A server that has said that it is ready, and what it says then."""
-
-    def __init__(self, folder: Path, command: Sequence[str], as_json: bool) -> None:
-        where = ["--bind", HOST, "--port", "0", "--dumpdir", str(folder)]
-        options = ["--json"] if as_json else []
-        # Unbuffered: what it says at once after "ready" must not be lost between two ways to read.
-        self.popen = subprocess.Popen(
-            [*command, *where, *options],
-            bufsize=0,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        *_, address, port = re.findall("[0-9.]+", self.line())
-        self.address = (address, int(port))
-
-    def line(self) -> str:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline().decode()
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.stop().splitlines()]
-
-    def stop(self) -> str:
-        self.popen.send_signal(signal.SIGTERM)
-        out, err = self.popen.communicate(timeout=10)
-        assert (self.popen.returncode, err) == (0, b"")
-        return out.decode()
-
-
-@contextmanager
-def sandboxed(folder: Path, command: Sequence[str], *, as_json: bool = True) -> Iterator[Sandboxed]:
-    server = Sandboxed(folder, command, as_json)
-    try:
-        yield server
-    finally:
-        server.popen.kill()
-        server.popen.communicate()
-
-
 def send(client: Client, parts: list[bytes]) -> None:
     """By chunks, as a stock client does; each ack is a datagram of its own."""
     for first in range(0, len(parts), 46):
@@ -106,7 +64,7 @@ def end(client: Client, first: int) -> None:
     assert client.acks(1) == [first + 1]
 
 
-def dump(server: Sandboxed) -> None:
+def dump(server: Process) -> None:
     with Client(server.address) as client:
         client.herald(1)
         parts = frames(IMAGE, 2)
@@ -137,7 +95,7 @@ def plain_calls(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def test_a_server_whose_fast_calls_are_refused_takes_dumps_by_plain_ones_and_says_so_once(
     tmp_path: Path, calls: dict[str, int], lacking: list[tuple[str, str]]
 ) -> None:
-    with sandboxed(tmp_path, [*seccomp.refusing(**calls), *SERVER]) as server:
+    with serving(tmp_path, command=[*seccomp.refusing(**calls), *SERVER]) as server:
         dump(server)
         dump(server)
         assert plain_calls(server.events()) == lacking
@@ -148,8 +106,8 @@ def test_a_server_whose_fast_calls_are_refused_takes_dumps_by_plain_ones_and_say
 @FILTER
 def test_the_default_log_names_the_call_and_the_errno(tmp_path: Path) -> None:
     command = [*seccomp.refusing(recvmmsg=errno.EPERM), *SERVER]
-    with sandboxed(tmp_path, command, as_json=False) as server:
-        assert server.stop().startswith(
+    with serving(tmp_path, command=command, as_json=False) as server:
+        assert server.end().startswith(
             "plain-calls    call=recvmmsg errno=EPERM message=Operation not permitted: from now on"
         )
 
@@ -157,7 +115,7 @@ def test_the_default_log_names_the_call_and_the_errno(tmp_path: Path) -> None:
 def test_a_kernel_that_takes_segments_and_ignores_them_is_found_out_at_the_start(
     tmp_path: Path,
 ) -> None:
-    with sandboxed(tmp_path, [sys.executable, "-c", IGNORING + MAIN]) as server:
+    with serving(tmp_path, command=[sys.executable, "-c", IGNORING + MAIN]) as server:
         dump(server)
         events = server.events()
         assert plain_calls(events) == [("UDP_SEGMENT", "none")]
@@ -168,7 +126,7 @@ def test_a_kernel_that_takes_segments_and_ignores_them_is_found_out_at_the_start
 @FILTER
 def test_a_refusal_in_mid_dump_costs_nothing(tmp_path: Path) -> None:
     with (
-        sandboxed(tmp_path, [sys.executable, "-c", CHANGING + MAIN]) as server,
+        serving(tmp_path, command=[sys.executable, "-c", CHANGING + MAIN]) as server,
         Client(server.address) as client,
     ):
         client.herald(1)
@@ -200,7 +158,7 @@ def test_without_a_loopback_the_server_starts_and_leaves_segments_alone() -> Non
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=HANG_S,
         check=False,
     )
     if done.returncode == 77:
@@ -243,28 +201,20 @@ def test_a_probe_leaves_no_descriptor_behind() -> None:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with one, two:
-        one.setblocking(False)
-        two.setblocking(False)
-        yield one, two
+def pair() -> Iterator[Pair]:
+    with connected() as pair:
+        yield pair
 
 
 def refuse(reader: SureReader, code: int) -> None:
     """From now on its fast call fails."""
-
-    class Refused:
-        def read(self, sock: socket.socket) -> tuple[Any, Any]:
-            raise OSError(code, "injected")
-
     assert isinstance(reader._fast, BatchReader)
-    reader._fast = Refused()  # type: ignore[assignment]
+    reader._fast = ErringReader(code)  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL])
 def test_what_waited_while_the_call_was_refused_is_read_by_the_plain_one(
-    pair: tuple[socket.socket, socket.socket], code: int
+    pair: Pair, code: int
 ) -> None:
     told: list[Lack] = []
     reader = SureReader(64, on_lack=told.append)
@@ -284,7 +234,7 @@ def test_what_waited_while_the_call_was_refused_is_read_by_the_plain_one(
 
 @pytest.mark.parametrize("code", [errno.ECONNREFUSED, errno.ENOPROTOOPT, errno.EHOSTUNREACH])
 def test_a_complaint_that_anybody_can_forge_does_not_slow_the_server_down(
-    pair: tuple[socket.socket, socket.socket], code: int
+    pair: Pair, code: int
 ) -> None:
     told: list[Lack] = []
     reader = SureReader(64, on_lack=told.append)
@@ -295,7 +245,7 @@ def test_a_complaint_that_anybody_can_forge_does_not_slow_the_server_down(
 
 
 def test_an_error_that_the_plain_call_has_too_is_the_sockets(
-    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
+    monkeypatch: pytest.MonkeyPatch, pair: Pair
 ) -> None:
     told: list[Lack] = []
     reader = SureReader(64, on_lack=told.append)
@@ -310,30 +260,10 @@ def test_an_error_that_the_plain_call_has_too_is_the_sockets(
     assert not told
 
 
-class Refusing:
-    """A socket that sends an ack a call and no more, and complains ``complaints`` times first."""
-
-    def __init__(self, code: int, complaints: int = 0) -> None:
-        self.code = code
-        self.complaints = complaints
-        self.sent: list[bytes] = []
-
-    def sendmsg(self, buffers: list[bytes], ancillary: object) -> int:
-        raise OSError(self.code, "injected")
-
-    def send(self, octets: bytes) -> int:
-        assert len(octets) == 4
-        if self.complaints:
-            self.complaints -= 1
-            raise OSError(errno.ECONNREFUSED, "about an earlier datagram")
-        self.sent.append(octets)
-        return 4
-
-
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL, errno.EIO])
 def test_acks_whose_segmented_send_is_refused_leave_one_by_one(code: int) -> None:
     told: list[Lack] = []
-    sender, sock = AckSender(on_lack=told.append), Refusing(code)
+    sender, sock = AckSender(on_lack=told.append), AckSocket(code)
     sender.send(sock, pack_acks(np.arange(100)))  # type: ignore[arg-type]
     sender.send(sock, pack_acks(np.arange(100, 200)))  # type: ignore[arg-type]
     assert sock.sent == [n.to_bytes(4, "big") for n in range(200)]
@@ -344,6 +274,6 @@ def test_acks_whose_segmented_send_is_refused_leave_one_by_one(code: int) -> Non
 def test_a_send_that_fails_also_by_itself_is_no_refusal_of_segments() -> None:
     """A firewall that drops what the server sends says EPERM, too."""
     told: list[Lack] = []
-    sender, sock = AckSender(on_lack=told.append), Refusing(errno.EPERM, complaints=1)
+    sender, sock = AckSender(on_lack=told.append), AckSocket(errno.EPERM, complaints=1)
     sender.send(sock, pack_acks(np.arange(100)))  # type: ignore[arg-type]
     assert (sender.segments, sender.lost, told) == (True, 100, [])

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,94 +18,11 @@ from server.packets import AckSender
 from server.readers import BatchReader, LoopReader, Reader
 from tests.patience import HANG_S
 from tests.server_rig import finished, frames, herald, image_of, kdh, seqnos, vmcore
+from tests.socket_rig import HOST, ROOT, SERVER, Client, Pair, connected, serving
 
-ROOT = Path(__file__).parent.parent
 IMAGE = image_of(4 * 65536 + 8192)
 HEADER = KernelDumpHeader(dumplength=len(IMAGE))
-HOST = "127.0.0.1"
-COMMAND = [sys.executable, "-m", "server", "--bind", HOST]
-
-
-class Process:
-    """A server that has said that it is ready."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.folder = folder
-        self.popen = subprocess.Popen(
-            [*COMMAND, "--port", "0", "--dumpdir", str(folder), "--json", *options],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.popen.stdout is not None
-        ready = json.loads(self.popen.stdout.readline())
-        assert ready["event"] == "ready"
-        self.address = (ready["address"], ready["port"])
-
-    def sockets(self) -> int:
-        folder = Path(f"/proc/{self.popen.pid}/fd")
-        return sum(os.readlink(fd).startswith("socket:") for fd in folder.iterdir())
-
-    def stop(self, number: int = signal.SIGTERM) -> list[str]:
-        """Exit status 0; the names of the events."""
-        self.popen.send_signal(number)
-        out, err = self.popen.communicate(timeout=HANG_S)
-        assert (self.popen.returncode, err) == (0, "")
-        return [json.loads(line)["event"] for line in out.splitlines()]
-
-
-@contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Process]:
-    process = Process(folder, *options)
-    try:
-        yield process
-    finally:
-        process.popen.kill()
-        process.popen.communicate()
-
-
-class Client:
-    """A socket that speaks netdump; every wait is bounded."""
-
-    def __init__(self, server: tuple[str, int]) -> None:
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind((HOST, 0))
-        self.sock.settimeout(HANG_S)
-        self.server = server
-
-    def herald(self, seqno: int = 0x5EED) -> tuple[str, int]:
-        self.sock.sendto(herald(seqno), self.server)
-        ack, peer = self.sock.recvfrom(100)
-        assert ack == seqno.to_bytes(4, "big")
-        assert peer != self.server
-        self.peer = peer
-        return str(peer[0]), int(peer[1])
-
-    def send(self, *datagrams: bytes) -> None:
-        for datagram in datagrams:
-            self.sock.sendto(datagram, self.peer)
-
-    def acks(self, count: int) -> list[int]:
-        received = [self.sock.recv(100) for _ in range(count)]
-        assert {len(ack) for ack in received} <= {4}  # one datagram an ack: stock clients' rule
-        return [int.from_bytes(ack, "big") for ack in received]
-
-    def silence(self, seconds: float = 0.2) -> bool:
-        self.sock.settimeout(seconds)
-        try:
-            self.sock.recv(100)
-        except TimeoutError:
-            return True
-        finally:
-            self.sock.settimeout(HANG_S)
-        return False
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.sock.close()
+COMMAND = [*SERVER, "--bind", HOST]
 
 
 @pytest.mark.parametrize("seqno", [1, 0, 0x5EED])
@@ -263,7 +177,7 @@ def test_the_ready_fd_gets_the_address(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_are_told_in_one_line(tmp_path: Path, options: list[str], words: str) -> None:
-    command = [sys.executable, "-m", "server", "--port", "0", "--dumpdir", str(tmp_path), *options]
+    command = [*SERVER, "--port", "0", "--dumpdir", str(tmp_path), *options]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=False
     )
@@ -275,7 +189,15 @@ def test_bad_arguments_are_told_in_one_line(tmp_path: Path, options: list[str], 
 def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         done = subprocess.run(
-            [*COMMAND, "--dumpdir", str(tmp_path), "--port", str(process.address[1])],
+            [
+                *SERVER,
+                "--bind",
+                HOST,
+                "--dumpdir",
+                str(tmp_path),
+                "--port",
+                str(process.address[1]),
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -291,22 +213,14 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as two,
-    ):
-        for sock in (one, two):
-            sock.bind((HOST, 0))
-            sock.setblocking(False)
-        one.connect(two.getsockname())
-        two.connect(one.getsockname())
-        yield one, two
+def pair() -> Iterator[Pair]:
+    with connected() as pair:
+        yield pair
 
 
 @pytest.mark.parametrize("make", [BatchReader, LoopReader])
 def test_readers_bring_every_datagram_whole_or_marked_as_cut(
-    pair: tuple[socket.socket, socket.socket], make: type[BatchReader] | type[LoopReader]
+    pair: Pair, make: type[BatchReader] | type[LoopReader]
 ) -> None:
     one, two = pair
     reader: Reader = make(rows=4, stride=100)
@@ -329,9 +243,7 @@ def test_readers_bring_every_datagram_whole_or_marked_as_cut(
 
 @pytest.mark.parametrize("segments", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 200])
-def test_acks_are_a_datagram_each_in_order(
-    pair: tuple[socket.socket, socket.socket], segments: bool, count: int
-) -> None:
+def test_acks_are_a_datagram_each_in_order(pair: Pair, segments: bool, count: int) -> None:
     one, two = pair
     sender = AckSender(segments)
     sender.send(one, pack_acks(np.arange(count)))
@@ -346,7 +258,7 @@ def test_acks_are_a_datagram_each_in_order(
 
 
 def test_a_selective_ack_is_one_datagram_of_its_own(tmp_path: Path) -> None:
-    """Cut into words of four octets it would be stock acks of messages that nobody has sent."""
+    """Cut into words of four octets it would be stock acks of messages that were never sent."""
     with serving(tmp_path) as process, Client(process.address) as client:
         client.sock.sendto(herald(100, offer=0x4E443201), client.server)
         ack, client.peer = client.sock.recvfrom(100)
@@ -359,7 +271,7 @@ def test_a_selective_ack_is_one_datagram_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_ack_of_another_size_is_one_datagram(
-    pair: tuple[socket.socket, socket.socket],
+    pair: Pair,
 ) -> None:
     one, two = pair
     sender = AckSender()
@@ -371,7 +283,7 @@ def test_an_ack_of_another_size_is_one_datagram(
 
 
 def test_acks_to_a_client_that_is_gone_are_counted_and_forgotten(
-    pair: tuple[socket.socket, socket.socket],
+    pair: Pair,
 ) -> None:
     one, two = pair
     two.close()

@@ -17,7 +17,8 @@ from scapy.layers.l2 import ARP, Ether
 from bench.clock import VirtualClock
 from bench.servers import DumpServer
 from bench.servers.inprocess import InProcessServer
-from bench.servers.simhost import HostConfig, SimHost
+from bench.servers.simhost.config import HostConfig
+from bench.servers.simhost.host import SimHost
 from bench.wire.memory import MemoryLink
 from nic_models.frames import Frames
 from tests import wire_frames as wf

@@ -9,14 +9,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from bench.judge.oracles import ORACLES, OracleState
 from bench.report import print_verdict
 from bench.verdict import (
     MAX_LISTED,
-    ORACLES,
     CaseResult,
     Difference,
     Hole,
-    OracleState,
     PanicContext,
     RunResult,
     to_text,
@@ -91,6 +90,18 @@ def swallowed() -> CaseResult:
         first_difference=Difference(0x7C70, "4a5b" * 8, "00" * 16, 0x8C70),
         holes=[Hole(0x7C70, 0x7C70 + 1448)],
         hole_bytes=1448,
+    )
+
+
+def foreign() -> CaseResult:
+    """A client that is a program: nobody sees into it."""
+    why = "no guard sees what it does"
+    return replace(
+        complete(),
+        name="their client",
+        oracles=oracles(panic_hygiene="not-ruled-on", device_truth="not-ruled-on"),
+        oracle_reasons={"panic-hygiene": why, "device-truth": why},
+        panic_context=None,
     )
 
 
@@ -196,6 +207,26 @@ def test_a_newcomer_reads_what_happened_and_why() -> None:
         "netdump-bench replay runs/promisc-panic-tap-seed1-1",
     ):
         assert said in text
+
+
+def test_what_nobody_saw_is_told_with_its_reason_and_is_never_among_what_held() -> None:
+    text = flat(printed(result(foreign())))
+    assert "unruled not ruled on: panic-hygiene, device-truth: no guard sees what it does" in text
+    assert "pool buffers" not in text
+    held = text.partition("oracles held: ")[2]
+    assert held.startswith("bytes-equal, no-false-success, no-false-failure, ack-means-kept,")
+    assert "panic-hygiene" not in held.partition(";")[0]
+    assert "; not ruled on: panic-hygiene, device-truth." in text
+    document = foreign().as_json()
+    assert document["oracles"]["panic-hygiene"] == "not-ruled-on"
+    assert document["panic_context"] is None
+
+
+def test_what_one_case_held_and_nobody_saw_in_another_is_told_as_both() -> None:
+    text = flat(printed(result(complete(), foreign())))
+    held, _, unruled = text.partition("oracles held: ")[2].partition("; not ruled on: ")
+    assert "panic-hygiene" in held
+    assert unruled.startswith("panic-hygiene (their client), device-truth (their client).")
 
 
 def test_a_sweep_is_told_as_one_case() -> None:

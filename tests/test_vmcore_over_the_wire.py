@@ -26,6 +26,7 @@ from bench.scenario import parse_scenario
 from netdump import elfnotes
 from netdump.elfnotes import CpuStatus
 from netdump.vmcoreinfo import KERNEL_MAP
+from tests.fakes import nothing
 from tests.vmcore_tools import (
     banner_by_drgn,
     dmesg_by_makedumpfile,
@@ -139,14 +140,10 @@ def _play(runs: Path) -> Run:
         seed=1,
         runs=runs,
         progress=Silent(),
-        before_tap=_never,
+        before_tap=nothing,
     )
     (case,) = result.cases
     return Run(Path(result.run_folder), result.passed, dict(case.oracles))
-
-
-def _never() -> None:
-    """A test does not restart itself in a namespace of its own."""
 
 
 @pytest.fixture

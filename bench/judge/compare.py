@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,26 @@ class Comparison:
     @property
     def only_holes(self) -> bool:
         return not self.differences_left_out and all(r.hole for r in self.ranges)
+
+    def add_holes(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Stretches, [start, end), that can hold nothing right whatever is stored there."""
+        first = self.ranges[0].start if self.ranges else None
+        found = self.ranges + [Range(start, end, hole=True) for start, end in spans]
+        self.ranges = []
+        for one in sorted(found, key=lambda r: r.start):
+            _append(self, one)
+        if self.ranges and self.ranges[0].start != first:
+            self.expected_at_first = self.stored_at_first = b""  # there is nothing to compare
+
+
+class Expected(Protocol):
+    """What a stored dump is held against."""
+
+    length: int
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Bytes [start, end) of the dump; fewer where it ends before. Not to be written to."""
+        ...
 
 
 class Image:
@@ -111,7 +132,7 @@ class Stored:
         self._file.close()
 
 
-def compare(expected: Image, stored: Stored) -> Comparison:
+def compare(expected: Expected, stored: Stored) -> Comparison:
     """One pass; ranges are built only where something differs."""
     result = Comparison(expected.length, stored.length)
     common = min(expected.length, stored.length)
@@ -147,7 +168,7 @@ def _add_ranges(
 def _append(result: Comparison, found: Range) -> None:
     ranges = result.ranges
     if ranges and found.start - ranges[-1].end <= _JOIN and ranges[-1].hole == found.hole:
-        ranges[-1] = Range(ranges[-1].start, found.end, found.hole)
+        ranges[-1] = Range(ranges[-1].start, max(ranges[-1].end, found.end), found.hole)
     elif len(ranges) < MAX_RANGES:
         ranges.append(found)
     else:

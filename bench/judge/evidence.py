@@ -7,70 +7,104 @@ been killed, what is left of its files.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from bench.judge.compare import Image, Stored, compare
+from bench.judge.compare import Expected, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
 from bench.judge.watch import WireWatch
+from bench.servers import CannotCount, DumpServer
+from bench.servers.names import files_in
 from bench.story.stage import Stage
-from bench.story.told import Story, Told
+from bench.story.told import Told
 from nic_models.frames import Frames
 
-#: What a dump server may leave in its folder (netdumpd's names, and ours while it is partial).
-_STORED_NAME: Final = re.compile(r"(vmcore(_encrypted)?|info|bounds|key)\.[\w.:-]+")
 #: Files up to this are compared by contents.
 _SMALL: Final = 1 << 16
 #: Copies of the HERALD that a replay begins with, and the descriptors that they may cost: one offer
-#: of a session.
+#: of a session, a socket and a folder; of a stock server a whole dump, with its dump, info and key.
 _HERALDS: Final = 8
-_DESCRIPTORS: Final = 2
+_DESCRIPTORS: Final = {"netdump2": 2, "stock": 4}
 #: Of a sample that is sent one by one, the last ones and every n-th of those before are.
 _LAST: Final = 6
 _EVERY: Final = 8
 #: Looks at a folder until two agree, and the time between two.
 _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
-_DUMP_NAME: Final = re.compile(r"vmcore(?:_encrypted)?\.(.+)\.(\d+)((?:\.gz|\.zst)?(?:\.partial)?)")
 
 
-def gather(told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Image) -> Evidence:
+def gather(
+    told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Expected
+) -> Evidence:
     """All that can be seen while the server lives."""
-    report = told.report
+    report, machine = told.report, told.machine
     seen = Evidence(
         claims_success=report.claims_success,
         gave_up=report.detail,
         deadlock=told.deadlock,
         out_of_time=told.out_of_time,
+        driver_crashed=told.crashed,
         lost=told.lost,
         acked=watch.acknowledged(),
         live_looks=disk.looks,
         live_missing=disk.missing,
-        expected=expected,
-        violations=told.machine.guard.summary(),
+        expected=expected if told.image is None else told.image,
+        sent=told.sent,
+        violations=[] if machine is None else machine.guard.summary(),
         # A machine that was reset writes what it likes.
-        memory_changes=[] if told.lost else told.machine.memory_changes(),
+        memory_changes=[] if told.lost or machine is None else machine.memory_changes(),
+        unseen=told.unseen,
         server_present=stage.server is not None,
     )
     before = _settled(stage)
-    if stage.server is not None and any(name.endswith(".last") for name in before):
-        descriptors = stage.server.fd_count()
-        sample = watch.sample()
-        seen.replayed, seen.replay_unanswered = _say_again(stage, watch, sample)
-        leaked = stage.server.fd_count() - descriptors
-        if leaked > _DESCRIPTORS:
-            stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
-        after = _settled(stage)
-        seen.replay_changed = sorted(
-            name for name in before | after if before.get(name) != after.get(name)
-        )
-    seen.server_trouble = [*stage.server_trouble(), *_strangers(before), *_claims(watch)]
+    server = stage.server
+    strangers: list[str] = []
+    if server is not None:
+        strangers = server.names.strangers(Path(name).name for name in before)
+        if any(dump.complete for dump in server.stored()):
+            if server.protocol == "stock":
+                # To this one a HERALD that comes again is the next dump: see first, then ask.
+                read_disk(seen, stage, told)
+            _ask_again(seen, server, stage, watch, before)
+    seen.server_trouble = [
+        *stage.server_trouble(),
+        *(f"left a file of no known kind: {name}" for name in strangers),
+        *_claims(watch),
+    ]
     return seen
+
+
+def _ask_again(
+    seen: Evidence, server: DumpServer, stage: Stage, watch: WireWatch, before: dict[str, str]
+) -> None:
+    """Send messages of a complete dump once more: what do they change, and what do they cost?
+
+    A server that promises no more than the stock protocol is sent the HERALD alone: what that costs
+    is held against it, and nothing else.
+    """
+    sample = watch.sample()
+    stock = server.protocol == "stock"
+    if stock:
+        sample = dict(list(sample.items())[:1])
+        seen.not_idempotent = "a stock server takes a HERALD that comes again for another dump"
+    try:
+        descriptors = server.fd_count()
+    except CannotCount as unknown:
+        descriptors, seen.not_counted = None, str(unknown)
+    replayed, seen.replay_unanswered = _say_again(stage, watch, sample)
+    if descriptors is not None and server.running:
+        leaked = server.fd_count() - descriptors
+        if leaked > _DESCRIPTORS[server.protocol]:
+            stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
+    if stock:
+        return
+    seen.replayed = replayed
+    after = _settled(stage)
+    seen.replay_changed = sorted(
+        name for name in before | after if before.get(name) != after.get(name)
+    )
 
 
 def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> tuple[int, int]:
@@ -107,40 +141,34 @@ def _unanswered(stage: Stage, watch: WireWatch, messages: list[tuple[int, bytes]
 
 
 def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
-    """What is left now that the server has been killed."""
-    path = _stored_dump(stage.dumpdir)
-    if path is None or seen.expected is None:
+    """What is left now that the server has been killed; or what was there when we looked before."""
+    server = stage.server
+    if server is None or seen.expected is None or seen.stored is not None:
         return
-    seen.stored = Stored(path)
-    seen.stored_as = path.name
-    seen.is_final = not path.name.endswith(".partial")
+    dumps = server.stored()
+    if not dumps:
+        return
+    latest = dumps[-1]
+    seen.stored = Stored(latest.path)
+    seen.stored_as = latest.path.name
+    seen.is_final = latest.complete
     end = seen.expected.length
     behind = seen.stored.read(end, end + len(told.footer) + 1).tobytes()
-    if not seen.is_final and told.footer and behind == told.footer:
-        seen.stored.length = end  # a server cuts the footer off when the dump is complete
+    # Our server cuts the footer off when the dump is complete; a stock one keeps it.
+    keeps = server.protocol == "stock" or not seen.is_final
+    if keeps and told.footer and behind == told.footer:
+        seen.stored.length = end
     seen.comparison = compare(seen.expected, seen.stored)
-
-
-def expected_dump(story: Story) -> Image:
-    """The dump that memory at the panic makes."""
-    truth = story.machine.truth
-    assert truth is not None, "there was a panic"
-    image = story.client.image
-    parts = [np.frombuffer(image.header, np.uint8)]
-    parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
-    return Image(parts)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    seen.comparison.add_holes(told.never_sent)
 
 
 def _settled(stage: Stage) -> dict[str, str]:
     """What lies in the dump folder when its server has done with it, or after ``_LOOKS`` looks."""
-    found = _digests(stage.dumpdir)
-    for _ in range(_LOOKS if stage.tier != "sim" else 0):  # in sim nobody works beside us
+    folder = stage.dumpdir if stage.server is None else stage.server.dumpdir
+    found = _digests(folder)
+    for _ in range(0 if stage.row.virtual else _LOOKS):  # in virtual time all is done in turns
         stage.clock.delay_us(_LOOK_US)
-        before, found = found, _digests(stage.dumpdir)
+        before, found = found, _digests(folder)
         if before == found:
             break
     return found
@@ -151,7 +179,7 @@ def _digests(folder: Path) -> dict[str, str]:
     contents are compared with memory anyway) its size and when it was written last.
     """
     found: dict[str, str] = {}
-    for path in _files(folder):
+    for path in files_in(folder):
         name = str(path.relative_to(folder))
         try:
             status = path.lstat()
@@ -166,24 +194,6 @@ def _digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def _strangers(names: Mapping[str, str]) -> list[str]:
-    return [
-        f"left a file of no known kind: {name}"
-        for name in names
-        if not _STORED_NAME.fullmatch(Path(name).name)
-    ]
-
-
 def _claims(watch: WireWatch) -> list[str]:
     count = watch.never_sent
     return [f"acknowledged what was never sent, {count} times"] if count else []
-
-
-def _stored_dump(folder: Path) -> Path | None:
-    """The latest dump in a folder."""
-    dumps = [
-        (int(match[2]), path)
-        for path in _files(folder)
-        if not path.is_symlink() and (match := _DUMP_NAME.fullmatch(path.name))
-    ]
-    return max(dumps)[1] if dumps else None

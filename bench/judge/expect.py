@@ -6,16 +6,19 @@ not be named: a silent hole *is* a broken no-false-success, and broken bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bench.judge.oracles import Ruling
 from bench.scenario.schema import Expect
+from bench.scenario.values import Count
 from bench.verdict import CaseResult
 
 #: What an outcome implies, whether a case names it or not.
 _IMPLIED = {
     "silent-hole": frozenset({"bytes-equal", "no-false-success"}),
     "deadlock": frozenset({"panic-hygiene"}),
+    "hung": frozenset({"liveness"}),
+    "driver-crashed": frozenset({"panic-hygiene"}),
     "false-success": frozenset({"bytes-equal", "no-false-success"}),
 }
 
@@ -26,7 +29,7 @@ def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> 
     if expect.outcome is not None and result.outcome != expect.outcome:
         why = f": {result.why}" if result.why else ""
         missing.append(f"expected {expect.outcome}, came {result.outcome}{why}")
-    if expect.error is not None and result.error != expect.error:
+    if _counted(expect, result, "error") and result.error != expect.error:
         missing.append(f"expected the error {expect.error}, came {result.error or 'none'}")
     allowed = frozenset(expect.oracle_broken) | _IMPLIED.get(expect.outcome or "", frozenset())
     missing += [
@@ -35,26 +38,27 @@ def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> 
         if ruling.state == "broken" and oracle not in allowed
     ]
     missing += [
-        f"oracle {oracle} was to be broken, and is {rulings[oracle].state}"
+        f"oracle {oracle} was to be broken, and is {_said(rulings[oracle])}"
         for oracle in expect.oracle_broken
         if rulings[oracle].state != "broken"
     ]
     missing += [
         f"no frame was refused for {reason}"
         for reason in expect.refused
-        if not result.refused.get(reason)
+        if _counted(expect, result, "refused") and not result.refused.get(reason)
     ]
-    for name, count, seen in (
-        ("foreign frames accepted", expect.foreign_frames_accepted, result.foreign_frames_accepted),
-        ("retransmissions", expect.retransmissions, result.retransmissions),
-        ("pages written by the NIC", expect.nic_wrote_pages, result.nic_wrote_pages),
+    for name, key, seen in (
+        ("foreign frames accepted", "foreign_frames_accepted", result.foreign_frames_accepted),
+        ("retransmissions", "retransmissions", result.retransmissions),
+        ("pages written by the NIC", "nic_wrote_pages", result.nic_wrote_pages),
         (
             "lines of netconsole lost",
-            expect.netconsole_lost,
+            "netconsole_lost",
             result.netconsole.lost if result.netconsole else 0,
         ),
     ):
-        if count is not None and not count.holds(seen):
+        count: Count | None = getattr(expect, key)
+        if _counted(expect, result, key) and count is not None and not count.holds(seen):
             missing.append(f"expected {count} {name}, came {seen}")
     words = result.netconsole
     if words is not None and not words.console:
@@ -65,3 +69,17 @@ def unmet(expect: Expect, result: CaseResult, rulings: Mapping[str, Ruling]) -> 
             f" them, the first: {words.first_unexplained}"
         )
     return missing
+
+
+def uncounted(expect: Expect, uncounted: Iterable[str]) -> list[str]:
+    """Of the things that nobody could count, those that the case expects."""
+    return sorted(key for key in uncounted if getattr(expect, key) not in (None, ()))
+
+
+def _counted(expect: Expect, result: CaseResult, key: str) -> bool:
+    return getattr(expect, key) is not None and key not in result.uncounted
+
+
+def _said(ruling: Ruling) -> str:
+    """``not ruled on: no guard sees it``: then it is not the case that fails to break it."""
+    return f"not ruled on: {ruling.why}" if ruling.state == "not-ruled-on" else ruling.state

@@ -7,11 +7,12 @@ memory: a server that acknowledges first and writes later is caught in the act.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
-from bench.judge.compare import Image
+from bench.judge.compare import Expected
 from bench.judge.watch import WireWatch
+from bench.servers.names import StoredDump
 
 #: Batches of acks between two looks, looks in a run, and acks of a batch that are looked up.
 _EVERY: Final = 4
@@ -22,14 +23,17 @@ _LISTINGS: Final = 3
 
 
 class LiveDisk:
-    """Looks at a dump folder as acks pass by; see ``missing``."""
+    """Looks at a server's dumps as acks pass by; see ``missing``."""
 
-    def __init__(self, folder: Path, watch: WireWatch, expected: Image) -> None:
+    def __init__(
+        self, stored: Callable[[], list[StoredDump]], watch: WireWatch, expected: Expected
+    ) -> None:
+        """``stored``: the dumps that are on the server's disk now."""
         self.looks = 0
         """Acknowledged frames that were looked for."""
         self.missing = 0
         """Of these, those that were not on the disk."""
-        self._folder = folder
+        self._stored = stored
         self._watch = watch
         self._expected = expected
         self._batches = 0
@@ -56,11 +60,9 @@ class LiveDisk:
         return any(self._is_there(offset, want) for _ in range(_LISTINGS))
 
     def _is_there(self, offset: int, want: bytes) -> bool:
-        for path in self._folder.rglob("vmcore*"):
-            if path.is_symlink():
-                continue
+        for dump in self._stored():
             try:
-                with path.open("rb") as file:
+                with dump.path.open("rb") as file:
                     file.seek(offset)
                     if file.read(len(want)) == want:
                         return True

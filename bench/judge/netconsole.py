@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from bench.verdict import LastWords
+from bench.wire.actions import NOTES_OF_LOSS
 from bench.wire.contracts import Direction
 from bench.wire.kinds import CODE, classify
 from nic_models.frames import Frames
 
 _UDP_PAYLOAD: Final = 42
-#: What the wire did (``wire/faults``) that may cost a frame: a damaged one fails its checksum.
-_LOSES: Final = re.compile(r"dropped|bit \d+ flipped|cut from")
 #: A record of the kernel's log, as it is printed: its time, then its text. On the console it may
 #: stand behind a shell's prompt.
 _RECORD: Final = re.compile(r"\[ *\d+\.\d{6}\] .*$", re.MULTILINE)
@@ -54,7 +53,9 @@ def judge(console: str, sent: list[tuple[str, str]], arrived: list[str]) -> Last
     """Hold the three against each other. ``console``: what was printed from the crash on."""
     printed = Counter(records(console))
     heard = Counter(line for text in arrived for line in records(text))
-    broken = Counter(line for text, note in sent if _LOSES.match(note) for line in records(text))
+    broken = Counter(
+        line for text, note in sent if note.startswith(NOTES_OF_LOSS) for line in records(text)
+    )
     lost = printed - heard
     unexplained = lost - broken
     return LastWords(

@@ -1,20 +1,24 @@
 """The oracles: what "right" means, each a function from evidence to a ruling.
 
-An oracle is *held*, *broken* (with the reason), or *not applicable* (there was nothing to judge).
-It never looks at what the scenario expected: that is for ``expect.py``.
+An oracle is *held*, *broken* (with the reason), *not applicable* (there was nothing to judge), or
+*not ruled on*: there was something, but nobody could see it, as with a part that is somebody else's
+(``Evidence.unseen``). It never looks at what the scenario expected: that is for ``expect.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.judge.compare import Comparison, Image, Stored
-from bench.verdict import OracleState
+from bench.judge.compare import Comparison, Expected, Stored, compare
+
+#: "not-applicable": there was nothing to judge. "not-ruled-on": there may have been, but nobody saw
+#: it.
+OracleState = Literal["held", "broken", "not-applicable", "not-ruled-on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ def not_applicable(why: str) -> Ruling:
     return Ruling("not-applicable", why)
 
 
+def not_ruled_on(why: str) -> Ruling:
+    """There is something to judge; this server gives no sight of it, or never promised it."""
+    return Ruling("not-ruled-on", why)
+
+
 @dataclass(slots=True)
 class Evidence:
     """What a played case left behind."""
@@ -43,6 +52,10 @@ class Evidence:
     """Why the client ended without success, in its own words; "" if it did not."""
     deadlock: str = ""
     out_of_time: str = ""
+    driver_crashed: str = ""
+    """How a driver that is not ours crashed."""
+    nothing_dumped: bool = False
+    """The machine never came to its panic."""
     lost: str = ""
     """How the machine was lost before its dump had an end."""
     stored: Stored | None = None
@@ -58,7 +71,10 @@ class Evidence:
     """Of these, those that were not there."""
     acked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     """Offsets and lengths that the server acknowledged."""
-    expected: Image | None = None
+    expected: Expected | None = None
+    """What memory held, as the dump has it."""
+    sent: Expected | None = None
+    """What the client sent, where that may be something else; None: what memory held."""
     violations: list[str] = field(default_factory=list)
     memory_changes: list[tuple[int, int]] = field(default_factory=list)
     server_trouble: list[str] = field(default_factory=list)
@@ -67,7 +83,13 @@ class Evidence:
     replay_unanswered: int = 0
     """Of these, those that were not acknowledged again."""
     replay_changed: list[str] = field(default_factory=list)
+    not_idempotent: str = ""
+    """Why idempotence can't be ruled on for this server."""
+    not_counted: str = ""
+    """Why its descriptors could not be counted, and so a leak would not be seen."""
     server_present: bool = True
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Oracles whose evidence nobody could gather, and why: they are not ruled on."""
 
     @property
     def complete(self) -> bool:
@@ -111,7 +133,8 @@ def no_false_failure(seen: Evidence) -> Ruling:
 
 
 def ack_means_kept(seen: Evidence) -> Ruling:
-    if seen.acked is None or seen.expected is None or not len(seen.acked[0]):
+    sent = seen.sent or seen.expected
+    if seen.acked is None or sent is None or not len(seen.acked[0]):
         return not_applicable("no data was acknowledged")
     if seen.memory_changes:
         return not_applicable("memory changed under the dump: what was sent is not what it held")
@@ -123,11 +146,13 @@ def ack_means_kept(seen: Evidence) -> Ruling:
     offsets, lengths = seen.acked
     if seen.stored is None:
         return broken(f"{len(offsets)} frames were acknowledged; nothing is stored")
-    if seen.comparison is not None and seen.comparison.equal:
+    if seen.sent is None and seen.comparison is not None and seen.comparison.equal:
+        return HELD
+    if seen.sent is not None and compare(seen.sent, seen.stored).equal:
         return HELD
     missing = 0
     for start, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-        want = seen.expected.read(start, start + length)
+        want = sent.read(start, start + length)
         missing += not np.array_equal(want, seen.stored.read(start, start + len(want)))
     if not missing:
         return HELD
@@ -136,6 +161,7 @@ def ack_means_kept(seen: Evidence) -> Ruling:
 
 def panic_hygiene(seen: Evidence) -> Ruling:
     faults = list(seen.violations)
+    faults += [f"the driver crashed: {seen.driver_crashed}"] * bool(seen.driver_crashed)
     if seen.memory_changes:
         start, end = seen.memory_changes[0]
         total = sum(b - a for a, b in seen.memory_changes)
@@ -148,12 +174,18 @@ def liveness(seen: Evidence) -> Ruling:
 
 
 def server_safety(seen: Evidence) -> Ruling:
+    if seen.nothing_dumped:
+        return not_applicable("the machine never came to its panic")
     if not seen.server_present:
         return not_applicable("there is no server in this story")
-    return broken("; ".join(seen.server_trouble)) if seen.server_trouble else HELD
+    if seen.server_trouble:
+        return broken("; ".join(seen.server_trouble))
+    return not_ruled_on(seen.not_counted) if seen.not_counted else HELD
 
 
 def idempotence(seen: Evidence) -> Ruling:
+    if seen.not_idempotent:
+        return not_ruled_on(seen.not_idempotent)
     if not seen.replayed:
         return not_applicable("no complete dump to send frames again to")
     if seen.replay_changed:
@@ -184,9 +216,17 @@ ORACLES: Final[dict[str, Callable[[Evidence], Ruling]]] = {
 }
 
 
+def rule(seen: Evidence) -> dict[str, Ruling]:
+    """What each oracle says, where its evidence could be gathered."""
+    return {
+        name: not_ruled_on(seen.unseen[name]) if name in seen.unseen else oracle(seen)
+        for name, oracle in ORACLES.items()
+    }
+
+
 def outcome(seen: Evidence) -> str:
-    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung, or
-    lost.
+    """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung,
+    driver-crashed, or lost.
 
     A silent hole is one that *both* sides call a complete dump.
     """
@@ -194,6 +234,8 @@ def outcome(seen: Evidence) -> str:
         return "deadlock"
     if seen.out_of_time:
         return "hung"
+    if seen.driver_crashed:
+        return "driver-crashed"
     if seen.lost:
         return "lost"
     if not seen.claims_success:

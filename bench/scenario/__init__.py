@@ -6,7 +6,6 @@ from bench.scenario.load import (
     expand_cases,
     list_scenarios,
     load_scenario,
-    nearest,
     only_profile,
     parse_scenario,
     with_values,
@@ -24,7 +23,6 @@ from bench.scenario.schema import (
     ResolvedCase,
     Scenario,
     Server,
-    Tier,
     Wire,
 )
 
@@ -43,12 +41,10 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Server",
-    "Tier",
     "Wire",
     "expand_cases",
     "list_scenarios",
     "load_scenario",
-    "nearest",
     "only_profile",
     "parse_scenario",
     "with_values",

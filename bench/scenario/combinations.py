@@ -2,113 +2,24 @@
 
 A rule names the key to blame, asks a question about a resolved case, and says what is wrong. They
 are asked of each case with its overrides merged, so a mistake that only one case makes is found
-where that case makes it.
+where that case makes it. What a part can't do it says itself (``Kind.rules``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
 
+from bench.assemble import why_not
 from bench.scenario.positions import Path
 from bench.scenario.schema import (
-    CLIENT_KINDS,
-    SERVER_KINDS,
     Case,
     Document,
     ResolvedCase,
-    Sweep,
     Wire,
 )
-from netdump.profiles import PROFILES
-
-#: IPv4, UDP and netdump headers.
-_HEADERS: Final = 52
-
-#: (key to blame, when, what is wrong). Of machine, nic, network, server and client.
-SETTINGS: Final[tuple[tuple[Path, Callable[[ResolvedCase], bool], str], ...]] = (
-    (
-        ("machine", "panic_cpu"),
-        lambda c: c.machine.panic_cpu >= c.machine.cpus,
-        "no such CPU: they are numbered from 0 and machine.cpus counts them",
-    ),
-    (
-        ("machine", "panic_at"),
-        lambda c: c.machine.panic_at is not None and c.machine.panic_during == "idle",
-        "a machine at idle has no steps: set machine.panic_during to transmit or interrupt",
-    ),
-    (
-        ("client", "path"),
-        lambda c: len((c.client.path or "").encode()) + 1 > c.nic.mtu - _HEADERS,
-        "with its NUL it does not fit one HERALD at this nic.mtu",
-    ),
-    (
-        ("client", "selective_acks"),
-        lambda c: bool(c.client.selective_acks) and PROFILES[c.profile].window != "sliding",
-        "the stock clients' bitmap can't take them: they are for netdump2",
-    ),
-    (
-        ("machine", "panic_during"),
-        lambda c: c.machine.panic_during != "idle" and c.machine.load == "none",
-        "there is no such work to panic in: machine.load is 'none'",
-    ),
-    (
-        ("machine", "panic_during"),
-        lambda c: c.sweep_over == "panic-step" and c.machine.panic_during == "idle",
-        "a sweep over panic steps needs work: set it to transmit or interrupt",
-    ),
-    (
-        ("machine", "memory"),
-        lambda c: c.machine.kind == "linux" and not _whole_mib(c.machine.memory, 96, 3072),
-        "a Linux guest boots in whole MiB of memory, from 96 MiB to 3 GiB",
-    ),
-    (
-        ("machine", "arena"),
-        lambda c: c.machine.kind == "linux" and not _whole_mib(c.machine.arena, 1, 256),
-        "on top of a Linux guest's memory the arena is whole MiB, at most 256",
-    ),
-    (
-        ("machine", "panic_during"),
-        lambda c: c.machine.kind == "linux" and c.machine.panic_during != "idle",
-        "the steps of a Linux guest's own driver are not ours to stop at: leave it idle",
-    ),
-    (
-        ("machine", "lost"),
-        lambda c: c.machine.kind != "linux" and c.machine.lost == "reset",
-        "only a Linux guest boots again after a reset: write power",
-    ),
-    (
-        ("machine", "cpus"),
-        lambda c: c.machine.kind == "linux" and c.machine.cpus > 64,
-        "a Linux guest has 64 CPUs at most",
-    ),
-    (
-        ("nic", "mode"),
-        lambda c: c.machine.kind == "linux" and c.nic.mode == "locked",
-        "nobody in a Linux guest ever holds our driver's locks: it can only be polled",
-    ),
-    (
-        ("machine", "starve_mbufs"),
-        lambda c: c.machine.kind == "linux" and c.machine.starve_mbufs,
-        "a Linux guest's allocator is its own: crash it with 'oom' to starve it",
-    ),
-    (
-        ("machine", "netconsole"),
-        lambda c: (
-            c.machine.netconsole and (c.machine.kind != "linux" or c.machine.notice != "console")
-        ),
-        "only a Linux guest has it, and only one that prints to its end: set notice to 'console'",
-    ),
-    (
-        ("network", "gateway"),
-        lambda c: c.machine.kind == "linux" and c.network.gateway and c.machine.load == "heavy",
-        "a Linux guest has no route to a peer behind a gateway: its load can't be heavy",
-    ),
-)
-
-
-def _whole_mib(size: int, least: int, most: int) -> bool:
-    return size % (1 << 20) == 0 and least <= size >> 20 <= most
+from bench.wire import actions
+from bench.wire.actions import ACTIONS, ETHERNET_HEADER
+from bench.wire.kinds import ONLY
 
 
 def faults(document: Document) -> Iterator[tuple[Path, str]]:
@@ -124,9 +35,16 @@ def _faults(whose: Path, wire: Wire) -> Iterator[tuple[Path, str]]:
         path: Path = (*whose, "fault", i)
         if (fault.chance is None) == (fault.index is None):
             yield path, "give exactly one of chance and index"
-        for kinds, direction in ((CLIENT_KINDS, "to-client"), (SERVER_KINDS, "to-server")):
-            if fault.kind in kinds and fault.direction == direction:
-                yield (*path, "direction"), f"no {fault.kind} frame ever travels {direction}"
+        if fault.direction not in ("both", ONLY.get(fault.kind, fault.direction)):
+            yield (*path, "direction"), f"no {fault.kind} frame ever travels {fault.direction}"
+        row = ACTIONS[fault.does]
+        for name in actions.SETTINGS:
+            given = name in fault.model_fields_set
+            if given and row.setting != name:
+                users = ", ".join(does for does, other in ACTIONS.items() if other.setting == name)
+                yield (*path, name), f"is for {users}: {fault.does} has no use for it"
+            if not given and row.setting == name and row.needs_setting:
+                yield path, f"{fault.does} needs {name}"
 
 
 def expectations(document: Document, case: Case, number: int) -> Iterator[tuple[Path, str]]:
@@ -150,8 +68,6 @@ def expectations(document: Document, case: Case, number: int) -> Iterator[tuple[
         yield (*path, "expect", "error"), "at and otherwise know no error"
     if sweep is not None and sweep.over == "lost-frame":
         yield from _lost_frame(document, (*path, "sweep"))
-    if sweep is not None and sweep.over == "panic-step":
-        yield from _panic_step(document, case, sweep, path)
 
 
 def _lost_frame(document: Document, path: Path) -> Iterator[tuple[Path, str]]:
@@ -162,29 +78,26 @@ def _lost_frame(document: Document, path: Path) -> Iterator[tuple[Path, str]]:
         yield path, "it sets the index of the first [[wire.fault]]: that must drop by index"
 
 
-def _panic_step(
-    document: Document, case: Case, sweep: Sweep, path: Path
-) -> Iterator[tuple[Path, str]]:
-    if document.machine.panic_at is not None or case.machine.panic_at is not None:
-        yield (*path, "sweep"), f"{sweep.over} sets machine.panic_at, which is given already"
-
-
 def tiers(document: Document, cases: Sequence[ResolvedCase]) -> Iterator[tuple[Path, str]]:
     """Tiers on which there is nothing to play."""
     for number, tier in enumerate(document.tiers):
-        if not any(playable(case, tier) for case in cases):
-            yield ("tiers", number), f"no case can be played on {tier}: a Linux guest needs qemu"
-
-
-def playable(case: ResolvedCase, tier: str) -> bool:
-    """A Linux guest needs a tier that has one; everything else plays everywhere."""
-    return case.machine.kind != "linux" or tier == "qemu"
+        why = [why_not(case, tier) for case in cases]
+        if all(why):
+            yield ("tiers", number), f"no case can be played on {tier}: {why[0]}"
 
 
 def settings(case: ResolvedCase) -> Iterator[tuple[Path, str]]:
-    """What is wrong with the rest, once merged."""
-    for path, impossible, says in SETTINGS:
-        if impossible(case):
-            yield path, says
+    """What is wrong with the rest, once merged: what the parts themselves can't do."""
+    for part in (case.machine_part, case.server_part, case.client_part):
+        for path, impossible, says in part.kind.rules:
+            if impossible(case):
+                yield path, says
+    if case.sweep_over == "panic-step" and case.machine_part.kind.count_steps is None:
+        yield ("sweep",), f"a {case.machine.kind} machine has no steps of ours to strike at"
+    longest = case.nic.mtu + ETHERNET_HEADER
+    for i, fault in enumerate(case.wire.fault):
+        if fault.length is not None and fault.length >= longest:
+            says = f"cuts nothing: at this nic.mtu no frame is longer than {longest} bytes"
+            yield ("wire", "fault", i, "length"), says
     if not case.server.present and case.expect.outcome in ("complete", "silent-hole"):
-        yield ("expect", "outcome"), "nobody claims success where there is no server"
+        yield ("expect", "outcome"), "there is no server, so no dump is claimed"

@@ -6,28 +6,29 @@ have been right. All problems of a file are reported at once, in the order of it
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
-from typing import Any, Final, TypeVar, get_args
+from typing import Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from bench.errors import BadInput
+from bench.kinds import Replaced
 from bench.scenario import combinations
+from bench.scenario.explain import explain as _explain
 from bench.scenario.positions import Path, index_positions
-from bench.scenario.schema import Case, Document, ResolvedCase, Scenario, Table, Wire
+from bench.scenario.resolve import Wrong, merged_part, options_problems, resolve_case
+from bench.scenario.schema import Case, Document, Replaceable, ResolvedCase, Scenario, Wire
 from bench.scenario.values import MAX_RANGE
+from bench.spelling import nearest
 
 #: Where the scenarios that come with the bench live.
 HOME: Final = FilePath(__file__).resolve().parents[2] / "scenarios"
 #: A scenario is a page of text; a file this large is something else.
 MAX_FILE: Final = 1 << 20
-
-_T = TypeVar("_T", bound=Table)
 
 
 class ScenarioError(BadInput):
@@ -36,13 +37,6 @@ class ScenarioError(BadInput):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """``'; did you mean "locked"?'``, or nothing where no choice is near."""
-    lowered = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return f'; did you mean "{lowered[close[0]]}"?' if close else ""
 
 
 def list_scenarios(home: FilePath = HOME) -> list[str]:
@@ -79,8 +73,11 @@ def load_scenario(name_or_path: str | FilePath, home: FilePath = HOME) -> Scenar
     return parse_scenario(text, path.stem, str(path))
 
 
-def parse_scenario(text: str, name: str, file: str) -> Scenario:
-    """A scenario from its text; ``file`` is what complaints call it."""
+def parse_scenario(text: str, name: str, file: str, base: FilePath | None = None) -> Scenario:
+    """A scenario from its text; ``file`` is what complaints call it, ``base`` where its relative
+    paths start, which is the file's folder if nothing else is said.
+    """
+    base = FilePath(file).absolute().parent if base is None else base
     text = text.replace("\r\n", "\n")
     try:
         raw = tomllib.loads(text)
@@ -102,18 +99,23 @@ def parse_scenario(text: str, name: str, file: str) -> Scenario:
         details = error.errors(include_url=False)
         broken = {d["loc"][:n] for d in details for n in range(len(d["loc"]))}
         # A list whose elements are all bad counts as empty: the elements' own faults say more.
-        found = [_explain(d) for d in details if d["type"] != "too_short" or d["loc"] not in broken]
+        found = [
+            _explain(d, Document)
+            for d in details
+            if d["type"] != "too_short" or d["loc"] not in broken
+        ]
+        found += options_problems(raw, base)
     else:
-        found = list(_impossible(document))
+        found = options_problems(raw, base) or list(_impossible(document, base))
         if not found:
-            return Scenario(name, file, text, document)
+            return Scenario(name, file, text, document, base=base)
     lines = sorted({(positions.line(path), f"{_dotted(path)}: {says}") for path, says in found})
     raise ScenarioError(f"{file}:{line}: {says}" for line, says in lines)
 
 
 def only_profile(scenario: Scenario, profile: str) -> Scenario:
     """The same story with one profile's cases. Raises ``ScenarioError`` where there are none."""
-    known = dict.fromkeys(case.profile for case in scenario.document.case)
+    known = dict.fromkeys(case.profile for case in scenario.document.case if case.profile)
     if profile not in known:
         raise ScenarioError(
             [
@@ -133,7 +135,7 @@ def expand_cases(scenario: Scenario) -> list[ResolvedCase]:
     A sweep over every value stays one case with ``sweep_value`` None; ``with_values`` expands it.
     """
     runs: list[ResolvedCase] = []
-    for case, plain in _resolve(scenario.document):
+    for case, plain in _resolve(scenario.document, scenario.base, scenario.replaced):
         resolved = replace(plain, kernel=scenario.kernel)
         if scenario.profiles is not None and case.profile not in scenario.profiles:
             continue
@@ -148,9 +150,10 @@ def with_values(case: ResolvedCase, values: Iterable[int]) -> list[ResolvedCase]
     """The runs of a sweep: ``case`` once for each value of what it sweeps over."""
     runs = []
     for value in list(values)[:MAX_RANGE]:
-        machine, wire = case.machine, case.wire
+        part, wire = case.machine_part, case.wire
         if case.sweep_over == "panic-step":
-            machine = machine.model_copy(update={"panic_at": value})
+            assert part.kind.step is not None, "the rules refuse it"
+            part = replace(part, options=part.options.model_copy(update={part.kind.step: value}))
         else:
             lost = wire.fault[0].model_copy(update={"index": (value,)})
             wire = Wire(fault=(lost, *wire.fault[1:]), bystander=wire.bystander)
@@ -158,7 +161,7 @@ def with_values(case: ResolvedCase, values: Iterable[int]) -> list[ResolvedCase]
             replace(
                 case,
                 name=f"{_slug(case.group)}-{case.sweep_over}-{value:03d}",
-                machine=machine,
+                machine_part=part,
                 wire=wire,
                 expect=case.expect.here(value),
                 sweep_value=value,
@@ -167,32 +170,23 @@ def with_values(case: ResolvedCase, values: Iterable[int]) -> list[ResolvedCase]
     return runs
 
 
-def _resolve(document: Document) -> Iterator[tuple[Case, ResolvedCase]]:
-    """Each case of the file with its overrides merged; groups get names of their own."""
+def _resolve(
+    document: Document, base: FilePath, replaced: Mapping[Replaceable, Replaced]
+) -> Iterator[tuple[Case, ResolvedCase]]:
+    """Each case of the file with its overrides merged; groups get names of their own.
+
+    Raises ``Wrong`` for a part that is none, or whose options are wrong.
+    """
     taken: set[str] = set()
-    for case in document.case:
-        group = case.name or case.profile
-        for number in range(2, len(document.case) + 2):
+    for number, case in enumerate(document.case):
+        calls = case.name or case.profile or merged_part(document.client, case.client).kind
+        group = calls
+        for again in range(2, len(document.case) + 2):
             if _slug(group) not in taken:
                 break
-            group = f"{case.name or case.profile} ({number})"
+            group = f"{calls} ({again})"
         taken.add(_slug(group))
-        yield (
-            case,
-            ResolvedCase(
-                name=_slug(group),
-                group=group,
-                profile=case.profile,
-                machine=_merged(document.machine, case.machine),
-                nic=_merged(document.nic, case.nic),
-                network=_merged(document.network, case.network),
-                server=_merged(document.server, case.server),
-                client=_merged(document.client, case.client),
-                wire=_merged(document.wire, case.wire),
-                expect=case.expect,
-                sweep_over=case.sweep.over if case.sweep else None,
-            ),
-        )
+        yield case, resolve_case(document, case, number, _slug(group), group, base, replaced)
 
 
 def _slug(name: str) -> str:
@@ -200,73 +194,24 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "case"
 
 
-def _merged(base: _T, override: _T) -> _T:
-    return base.model_copy(
-        update={name: getattr(override, name) for name in override.model_fields_set}
-    )
-
-
 # --- explaining mistakes --------------------------------------------------------------------------
 
 
-def _impossible(document: Document) -> Iterator[tuple[Path, str]]:
+def _impossible(document: Document, base: FilePath) -> Iterator[tuple[Path, str]]:
     """What is impossible together, blamed on the case's key where the case sets it."""
     yield from combinations.faults(document)
-    cases = list(_resolve(document))
+    try:
+        cases = list(_resolve(document, base, {}))
+    except Wrong as wrong:
+        yield from wrong.problems
+        return
     yield from combinations.tiers(document, [resolved for _, resolved in cases])
     for number, (case, resolved) in enumerate(cases):
         yield from combinations.expectations(document, case, number)
         for path, says in combinations.settings(resolved):
             section = getattr(case, str(path[0]))
-            in_case = path[0] == "expect" or path[1] in section.model_fields_set
+            in_case = len(path) == 1 or path[0] == "expect" or path[1] in section.model_fields_set
             yield (("case", number, *path) if in_case else path), says
-
-
-def _explain(error: Any) -> tuple[Path, str]:
-    """One of pydantic's complaints -> (key, what is wrong, in this project's words)."""
-    path: Path = tuple(error["loc"])
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        known = _model_at(path[:-1]).model_fields
-        return path, f"unknown key{nearest(str(path[-1]), known)} (known: {', '.join(known)})"
-    if kind == "missing":
-        return path, "is missing, and has no default"
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return path, f"{value!r} is none of {', '.join(choices)}{nearest(str(value), choices)}"
-    if kind == "value_error":
-        return path, str(error["ctx"]["error"])
-    if kind == "too_short":
-        return path, "is empty, and needs at least one"
-    if kind.endswith("_type"):
-        return path, f"wants {_WANTED.get(kind, kind)}, not {value!r}"
-    return path, f"{error['msg'][0].lower()}{error['msg'][1:]} (it is {value!r})"
-
-
-_WANTED: Final = {
-    "int_type": "a whole number",
-    "string_type": "a string in quotes",
-    "bool_type": "true or false",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-    "tuple_type": "a list",
-}
-
-
-def _model_at(path: Path) -> type[BaseModel]:
-    """The grammar's table at a path; indices of lists lead to their element."""
-    model: type[BaseModel] = Document
-    for part in path:
-        if isinstance(part, str) and part in model.model_fields:
-            model = next(_models_in(model.model_fields[part].annotation), model)
-    return model
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
 
 
 def _dotted(path: Path) -> str:

@@ -16,114 +16,70 @@ mistakes in them explained, by ``load.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Final, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-)
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from bench.scenario.values import (
-    Count,
-    parse_chance,
-    parse_count,
-    parse_every,
-    parse_ranges,
-    parse_rate,
-    parse_size,
-)
-from bench.verdict import OracleName
+from bench.judge.oracles import ORACLES
+from bench.kinds import ClientKind, MachineKind, Replaced, ServerKind
+from bench.parts import DEFAULT_CLIENT, DEFAULT_MACHINE, DEFAULT_NIC, DEFAULT_SERVER
+from bench.scenario import written
+from bench.scenario.values import Count
+from bench.scenario.written import OneOf, OneOrMore
+from bench.table import PartTable, Table
+from bench.tiers import ROWS
+from bench.verdict import EXPECTABLE
+from bench.wire.actions import ACTIONS, SETTINGS
+from bench.wire.bystanders import TRICKS
+from bench.wire.faults import DIRECTIONS, FAULT_KINDS
 from guest.linux.sources import KernelChoice
+from netdump import profiles
+from nic_models.family import NicFamily
 
-Tier = Literal["tap", "qemu", "sim"]
-ProfileName = Literal["patch-2010", "freebsd-14", "netdump2"]
-Outcome = Literal["complete", "silent-hole", "false-success", "failed", "deadlock", "lost"]
-FaultKind = Literal["any", "arp", "herald", "vmcore", "kdh", "key", "finished", "ack", "netconsole"]
+TIERS: Final = tuple(ROWS)
+PROFILES: Final = tuple(profiles.PROFILES)
 
-TIERS: Final[tuple[str, ...]] = get_args(Tier)
-PROFILES: Final[tuple[str, ...]] = get_args(ProfileName)
+Replaceable = Literal["nic", "server", "client"]
 
-#: Kinds of frame that only one side sends.
-CLIENT_KINDS: Final = frozenset({"herald", "vmcore", "kdh", "key", "finished", "netconsole"})
-SERVER_KINDS: Final = frozenset({"ack"})
+K = TypeVar("K", MachineKind, ServerKind, ClientKind)
 
+TierName = Annotated[str, OneOf(TIERS)]
+ProfileName = Annotated[str, OneOf(PROFILES)]
+Outcome = Annotated[str, OneOf(EXPECTABLE)]
+OracleName = Annotated[str, OneOf(ORACLES)]
+SweepOver = Literal["lost-frame", "panic-step"]
 
-def _one_or_more(value: object) -> object:
-    """A single string where a list may stand is a list of one."""
-    return (value,) if isinstance(value, str) else value
+Size = Annotated[int, written.SIZE]
+Ranges = Annotated[tuple[int, ...], written.RANGES]
+Expected = Annotated[Count, written.COUNT] | None
 
-
-def _step(value: object) -> str | int | None:
-    if value is None or (isinstance(value, str) and value):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError(f"{value!r} is not a step: write its name or its number, counted from 0")
+_BY_FRAMES, _DELAY_US, _LENGTH = (SETTINGS[name] for name in ("by_frames", "delay_us", "length"))
 
 
-def _sweep_values(value: object) -> tuple[int, ...] | None:
-    if value == "every":
-        return None
-    if isinstance(value, str) and ".." not in value and not value.strip().isdigit():
-        raise ValueError(f"{value!r} is not a sweep: write 'every', or numbers, as '0..45'")
-    return parse_ranges(value)
+class Machine(PartTable):
+    """The machine that dies. What only one kind has is in its own table (``bench/machines``)."""
 
-
-def _path(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/") or "\0" in value or len(value) > 1023:
-        raise ValueError("the server takes a relative path of at most 1023 bytes, without '..'")
-    return value
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
-Ranges = Annotated[tuple[int, ...], BeforeValidator(parse_ranges)]
-Expected = Annotated[Count | None, PlainValidator(parse_count)]
-
-
-class Table(BaseModel):
-    """Strict and immutable: unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Machine(Table):
-    """The machine that dies."""
-
-    kind: Literal["synthetic", "linux"] = "synthetic"
-    """Grown from the seed, or a real Linux guest, which only the tier qemu has."""
-    crash: Literal["nmi", "sysrq", "break", "keyboard", "oom"] = "nmi"
-    """How a Linux guest is made to panic."""
-    notice: Literal["pvpanic", "console"] = "pvpanic"
-    """How the bench learns of it."""
-    netconsole: StrictBool = False
-    """The Linux guest also sends its log over the network, with its own polled path."""
+    kind: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_MACHINE
+    """What machine it is: a registered kind, or ``FILE.py:NAME``."""
     memory: Annotated[Size, Field(ge=64 << 10, le=64 << 30, multiple_of=4096)] = 16 << 20
+    """All that is dumped."""
     arena: Annotated[Size, Field(ge=256 << 10, le=1 << 30, multiple_of=4096)] = 4 << 20
     """Set aside at boot for the panic: all that the dump may use for rings, headers, buffers."""
-    zero_pages: StrictBool = True
-    """Whether some pages hold only zeros, as in a real machine: a hole there can't be seen."""
     cpus: Annotated[StrictInt, Field(ge=1, le=256)] = 4
-    hostname: Annotated[StrictStr, Field(min_length=1, max_length=63, pattern=r"^[\w.-]+$")] = (
-        "victim"
-    )
+    """All but one of them stop at the panic, where they stand."""
+    hostname: Annotated[
+        StrictStr, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9_.-]+$")
+    ] = "victim"
+    """As the kernel dump header says it."""
     panic: Annotated[StrictStr, Field(min_length=1, max_length=174)] = (
         "page fault in kernel mode (the bench asked for it)"
     )
-    panic_cpu: Annotated[StrictInt, Field(ge=0)] = 0
+    """Why it panicked, as the kernel dump header says it."""
     load: Literal["none", "light", "heavy"] = "light"
     """Ordinary network traffic before the panic."""
-    panic_during: Literal["idle", "transmit", "interrupt"] = "idle"
-    panic_at: Annotated[str | int | None, PlainValidator(_step)] = None
-    """Before which step of that work: its name, or its number from 0. None = before the first."""
-    starve_mbufs: StrictBool = False
-    """The ordinary allocator has nothing left."""
     dead_time_ms: Annotated[StrictInt, Field(ge=0, le=60_000)] = 0
     """How long the NIC goes on by itself before the panic path takes it over."""
     lost: Literal["power", "reset"] | None = None
@@ -135,14 +91,23 @@ class Machine(Table):
 class Nic(Table):
     """The card, and how its driver is used after the panic."""
 
-    model: Literal["e1000"] = "e1000"
+    model: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_NIC
+    """A family of NICs: a registered one, or ``FILE.py:NAME``."""
+    driver: Annotated[StrictStr | None, Field(min_length=1)] = None
+    """Instead of the family's own: ``FILE.py:CLASS``, or a shared library ``FILE.so``. Of a
+    resolved case, from the root."""
     mode: Literal["polled", "locked"] = "polled"
+    """After the panic the driver goes round its locks, or acquires them as usual."""
     promiscuous: StrictBool = False
-    rate: Annotated[int, BeforeValidator(parse_rate)] = 10**9
+    """It hears frames for other hosts, too."""
+    rate: Annotated[int, written.RATE] = 10**9
     """Line rate of the sim tier, bit/s; the other tiers are as fast as they are."""
     mtu: Annotated[StrictInt, Field(ge=576, le=9000)] = 1500
+    """Bytes of a frame behind its Ethernet header, at most."""
     tx_ring: Annotated[StrictInt, Field(ge=8, le=4096, multiple_of=8)] = 1024
+    """Descriptors to transmit with."""
     rx_ring: Annotated[StrictInt, Field(ge=8, le=4096, multiple_of=8)] = 1024
+    """Descriptors to receive with, each with a buffer."""
 
 
 class Network(Table):
@@ -151,79 +116,92 @@ class Network(Table):
     gateway: StrictBool = False
     """The server is on another network, reachable through a gateway only."""
     latency_us: Annotated[StrictInt, Field(ge=0, le=10_000_000)] = 50
-    """One way."""
+    """One way, in sim."""
 
 
-class Server(Table):
-    """The dump server."""
+class Server(PartTable):
+    """The dump server. What only one kind has is in its own table (``bench/servers``)."""
 
+    kind: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_SERVER
+    """What server it is: a registered kind, or ``FILE.py:NAME``."""
     present: StrictBool = True
-    rescue: StrictBool = True
-    """Holds acks that a stock client would take for those of other frames."""
-    strict_finish: StrictBool = True
-    """Does not acknowledge FINISHED while the dump has holes."""
-    max_dump: Annotated[Size | None, Field(ge=4096)] = None
+    """Whether there is one at all."""
 
 
-class Client(Table):
-    """Overrides of the profile's own numbers."""
+class Client(PartTable):
+    """The dump client. What only one kind has is in its own table (``bench/clients``)."""
 
-    polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
-    retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
-    window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
-    footer: StrictBool | None = None
-    """Send a second copy of the header after the data: it lets a server confirm the tail."""
-    selective_acks: StrictBool | None = None
-    """Offer to take one ack for many frames; only our server takes the offer."""
-    path: Annotated[StrictStr | None, BeforeValidator(lambda v: v and _path(v))] = None
+    kind: Annotated[StrictStr, Field(min_length=1)] = DEFAULT_CLIENT
+    """What client it is: a registered kind, or ``FILE.py:NAME``."""
 
 
 class Fault(Table):
     """Something the wire does to frames: by chance, or to the n-th of a kind (from 0)."""
 
-    does: Literal["drop", "duplicate", "reorder", "corrupt", "truncate"]
-    direction: Literal["to-server", "to-client", "both"] = "both"
-    kind: FaultKind = "any"
-    chance: Annotated[float, BeforeValidator(parse_chance)] | None = None
+    does: Annotated[str, OneOf(ACTIONS)]
+    """What becomes of the frame."""
+    direction: Annotated[str, OneOf(DIRECTIONS)] = "both"
+    """Seen from the machine; both are counted each by itself."""
+    kind: Annotated[str, OneOf(FAULT_KINDS)] = "any"
+    """Of which kind of frame; other is what is none of the others."""
+    chance: Annotated[float, written.CHANCE] | None = None
+    """How likely it is for each frame; this or ``index``."""
     index: Ranges | None = None
+    """Which frames of their kind and direction, from 0."""
+    by_frames: Annotated[StrictInt, Field(ge=_BY_FRAMES.least, le=_BY_FRAMES.most)] = 1
+    """Of reorder: after how many later frames of its direction it arrives."""
+    delay_us: Annotated[StrictInt, Field(ge=_DELAY_US.least, le=_DELAY_US.most)] | None = None
+    """Of delay: how much later it arrives."""
+    length: Annotated[StrictInt, Field(ge=_LENGTH.least, le=_LENGTH.most)] | None = None
+    """Of truncate: how many bytes of a longer frame are left."""
 
 
 class Bystander(Table):
     """A third host on the machine's segment."""
 
-    sends: Literal["acks-for-another-mac", "unicast-to-others", "broadcast-noise", "arp-spoof"]
-    every: Annotated[int, BeforeValidator(parse_every)] = 1
+    sends: Annotated[str, OneOf(TRICKS)]
+    """What the machine hears of it."""
+    every: Annotated[int, written.EVERY] = 1
+    """After how many frames of the machine's it speaks again."""
 
 
 class Wire(Table):
     """What goes wrong between the two ends."""
 
     fault: tuple[Fault, ...] = ()
+    """The first one that strikes a frame decides about it."""
     bystander: tuple[Bystander, ...] = ()
+    """What they send is heard ahead of answers."""
 
 
 class Sweep(Table):
-    """One case for each of ``values``; None = every one there is, which the runner finds out."""
+    """One run for each of ``values``."""
 
-    over: Literal["lost-frame", "panic-step"]
-    values: Annotated[tuple[int, ...] | None, PlainValidator(_sweep_values)]
+    over: SweepOver
+    """The number in which they differ: the index of the first fault, or ``machine.panic_at``."""
+    values: Annotated[tuple[int, ...] | None, written.SWEEP]
+    """A run for each; ``every`` (None in here) is all that there are: a dry run counts them."""
 
 
 class Expect(Table):
     """What should come of a case. What is left out is not asked for."""
 
     outcome: Outcome | None = None
+    """How the dump ends."""
     at: Ranges | None = None
     """In a sweep: where ``outcome`` is expected; elsewhere ``otherwise``."""
     otherwise: Outcome | None = None
-    oracle_broken: Annotated[tuple[OracleName, ...], BeforeValidator(_one_or_more)] = ()
+    """In a sweep: the outcome at all values that are not in ``at``."""
+    oracle_broken: Annotated[tuple[OracleName, ...], OneOrMore()] = ()
     """Oracles that this case is there to see broken."""
     error: Annotated[StrictStr | None, Field(pattern=r"^E[A-Z0-9]+$")] = None
     """errno's name, as the dump's caller sees it."""
     foreign_frames_accepted: Expected = None
-    refused: Annotated[tuple[StrictStr, ...], BeforeValidator(_one_or_more)] = ()
+    """Frames to another MAC that the client believed."""
+    refused: Annotated[tuple[StrictStr, ...], OneOrMore()] = ()
     """Reasons for which the client must have refused at least one frame each."""
     retransmissions: Expected = None
+    """Frames that the client sent again."""
     nic_wrote_pages: Expected = None
     """Pages that the NIC wrote to between the panic and the takeover."""
     netconsole_lost: Expected = None
@@ -254,35 +232,64 @@ class Expect(Table):
 class Case(Table):
     """One client profile in this story. Of its sections only the keys that it sets count."""
 
-    profile: ProfileName
+    profile: ProfileName | None = None
+    """Which client; only one of another kind than ours needs none."""
     name: Annotated[StrictStr, Field(min_length=1, max_length=60)] | None = None
+    """What the verdict calls it; not given: its profile."""
     machine: Machine = Machine()
+    """What differs in this case."""
     nic: Nic = Nic()
+    """What differs in this case."""
     network: Network = Network()
+    """What differs in this case."""
     server: Server = Server()
+    """What differs in this case."""
     client: Client = Client()
+    """What differs in this case."""
     wire: Wire = Wire()
+    """What differs in this case; its faults and bystanders replace the file's."""
     sweep: Sweep | None = None
+    """Play it many times."""
+    fixed: tuple[Replaceable, ...] = ()
+    """Parts that can't be replaced here: without this very one the case says nothing."""
     expect: Expect
+    """What should come of it."""
 
 
 class Document(Table):
     """A whole file."""
 
     title: Annotated[StrictStr, Field(min_length=1, max_length=90)]
+    """What is played, in a line."""
     why: Annotated[StrictStr, Field(min_length=1, max_length=400)]
     """One sentence: which remark of the review, or which defect, this answers."""
     story: StrictStr = ""
     """More, for the verdict."""
-    tiers: Annotated[tuple[Tier, ...], Field(min_length=1)] = ("tap", "sim")
-    """In order of preference."""
+    tiers: Annotated[tuple[TierName, ...], Field(min_length=1)] = ("tap", "sim")
+    """Where it can be played, in order of preference."""
     machine: Machine = Machine()
+    """Who dies."""
     nic: Nic = Nic()
+    """Through which card."""
     network: Network = Network()
+    """Over which way."""
     server: Server = Server()
+    """Towards whom."""
     client: Client = Client()
+    """With which client; its profile is the case's."""
     wire: Wire = Wire()
+    """What goes wrong on the way."""
     case: Annotated[tuple[Case, ...], Field(min_length=1)]
+    """What each client should make of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[K]):
+    """A case's part: which kind, and with which options of its own."""
+
+    kind: K
+    options: Any
+    """An instance of ``kind.options``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +306,10 @@ class Scenario:
     """Play only these profiles' cases; None = all."""
     kernel: KernelChoice | None = None
     """The Linux guests' kernel; None = the distribution's."""
+    base: FilePath = FilePath()
+    """Where the file's relative paths start."""
+    replaced: Mapping[Replaceable, Replaced] = field(default_factory=dict)
+    """Parts that stand in for the file's own."""
 
     @property
     def title(self) -> str:
@@ -313,7 +324,7 @@ class Scenario:
         return self.document.story
 
     @property
-    def tiers(self) -> tuple[Tier, ...]:
+    def tiers(self) -> tuple[str, ...]:
         return self.document.tiers
 
 
@@ -325,7 +336,8 @@ class ResolvedCase:
     """Unlike any other in its scenario, and fit for a folder's name."""
     group: str
     """The case in the file that it comes from, in its own words: a sweep's runs share it."""
-    profile: ProfileName
+    profile: str
+    """Of our client; another's is called by its kind."""
     machine: Machine
     nic: Nic
     network: Network
@@ -333,8 +345,14 @@ class ResolvedCase:
     client: Client
     wire: Wire
     expect: Expect
-    sweep_over: Literal["lost-frame", "panic-step"] | None = None
+    machine_part: Part[MachineKind]
+    server_part: Part[ServerKind]
+    client_part: Part[ClientKind]
+    family: NicFamily
+    sweep_over: SweepOver | None = None
     sweep_value: int | None = None
     """None, with ``sweep_over`` given: every value; ``with_values`` makes the runs."""
     kernel: KernelChoice | None = None
     """``Scenario.kernel``."""
+    forbidden: str = ""
+    """Why it is not played with the parts that the user asked for; empty: it is."""

@@ -1,13 +1,24 @@
 """Dump servers that the bench can start, hurt and question.
 
-A scenario does the same things to a server in memory, a process and a container; whatever tells
-them apart stays behind this contract.
+A scenario does the same things to a server in memory, a process, somebody else's command and a
+container; whatever tells them apart stays behind this contract.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+from bench.servers.names import DumpNames, StoredDump
+
+#: What a server speaks: FreeBSD's protocol and no more; or that, with our additions and promises
+#: (a message that comes again changes nothing, the HERALD included).
+ServerProtocol = Literal["stock", "netdump2"]
+
+
+class CannotCount(Exception):
+    """A server's descriptors can't be counted from here; the message says why."""
 
 
 class DumpServer(Protocol):
@@ -21,6 +32,21 @@ class DumpServer(Protocol):
     @property
     def dumpdir(self) -> Path:
         """The folder that its dumps land in, readable by us."""
+        ...
+
+    @property
+    def names(self) -> DumpNames:
+        """What it calls its files."""
+        ...
+
+    @property
+    def protocol(self) -> ServerProtocol:
+        """What it speaks, and so what may be held against it."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the verdict should know of how it was played, a sentence each."""
         ...
 
     @property
@@ -53,5 +79,13 @@ class DumpServer(Protocol):
         ...
 
     def fd_count(self) -> int:
-        """Open descriptors, to see leaks; 0 when it doesn't live."""
+        """Open descriptors, to see leaks; 0 when it doesn't live. Raises ``CannotCount``."""
+        ...
+
+    def stored(self) -> list[StoredDump]:
+        """The dumps on its disk, the latest last, and whether it calls each complete."""
+        ...
+
+    def trouble(self) -> list[str]:
+        """What it did that no server may do, a sentence each: ended unasked, or raised."""
         ...

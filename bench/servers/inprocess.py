@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.servers.simhost import SimHost
+from bench.servers import ServerProtocol
+from bench.servers.names import OURS, StoredDump
+from bench.servers.simhost.host import SimHost
 from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
@@ -21,6 +23,10 @@ from server.store import FsyncPolicy, Store
 
 class InProcessServer:
     """A ``DumpServer`` on a ``SimHost``."""
+
+    protocol: ServerProtocol = "netdump2"
+    names = OURS
+    notes = ()
 
     def __init__(
         self,
@@ -82,6 +88,9 @@ class InProcessServer:
         self.kill()
         self.start()
 
+    def stored(self) -> list[StoredDump]:
+        return self.names.dumps_in(self.dumpdir)
+
     def fd_count(self) -> int:
         """Descriptors of this process that refer to the dump folder or something in it."""
         if self.core is None:
@@ -94,6 +103,10 @@ class InProcessServer:
                 continue
             count += target.is_relative_to(self.dumpdir.resolve())
         return count
+
+    def trouble(self) -> list[str]:
+        """None that is not seen where its host gets its turn: an exception of its core."""
+        return []
 
     def _open_store(self, client: tuple[str, int], path: str) -> Store:
         if self._folder is None:

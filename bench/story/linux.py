@@ -8,55 +8,41 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv4Address
 from typing import Final
 
-import numpy as np
-
-from bench.board import Board
-from bench.qemu_nic import QemuNic
+from bench.machines.linux import LinuxOptions
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
+from bench.story.crashed import CrashedStory
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Listener, Stage
-from bench.story.told import POOL_A_DESCRIPTOR, Story, Tell, Told
+from bench.story.told import Tell, Told
 from bench.wire.kinds import NETCONSOLE_PORTS
-from guest.linux.corpse import LinuxCorpse
 from guest.linux.guest import LinuxConfig, LinuxGuest
 from guest.linux.image import guest_image
 from guest.qemu.accel import accelerator
 from guest.qemu.coredump import CoreDump
-from guest.synthetic import Endpoint, udp_frame
-from netdump.client import NetdumpClient
 from netdump.dumper import DumpImage
 from netdump.elfcore import LINUX
 from netdump.elfnotes import CORE, VMCOREINFO, build_notes, parse_notes
 from netdump.kdh import KernelDumpHeader
 from netdump.vmcoreinfo import direct_map, parse_vmcoreinfo
-from nic_models.e1000.driver import E1000Driver, Mode
-from nic_models.e1000.registers import Reg
-from nic_models.frames import Frames
 
 #: How long the guest talks before it is crashed, seconds.
 LIFE_S: Final = {"none": 0.0, "light": 0.3, "heavy": 1.0}
-#: Frames that its peer says meanwhile, and afterwards, not knowing; and how far apart.
-PEER_FRAMES: Final = {"none": 0, "light": 8, "heavy": 500}
-PEER_PACE_NS: Final = 1_000_000
-PEER_BYTES: Final = 1024
-PEER_PORT: Final = 9
 _DATAGRAM: Final = 2048
 #: A prefix that holds every address of the story.
 _PREFIX: Final = 24
-#: Registers that tell in which state the panic left the NIC.
-_FOUND: Final = ("RCTL", "TCTL", "IMS", "TDH", "TDT", "RDH", "RDT")
 
 
-class LinuxStory(Story):
+class LinuxStory(CrashedStory):
     """One case with a Linux guest."""
 
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         machine = case.machine
+        self._own: LinuxOptions = case.machine_part.options
         self._config = LinuxConfig(
+            nic=self._on_qemu.device,
             image=guest_image(choice=case.kernel),  # built before the run: ``play.probes_for``
             memory_size=machine.memory,
             arena_size=machine.arena,
@@ -64,84 +50,39 @@ class LinuxStory(Story):
             address=f"{CLIENT_IP}/{_PREFIX}",
             accelerator=accelerator(start_child).name,
             cpus=machine.cpus,
-            pvpanic=machine.notice == "pvpanic",
+            pvpanic=self._own.notice == "pvpanic",
             promiscuous=case.nic.promiscuous,
             hostname=machine.hostname,
             load=stage.server_ip if machine.load == "heavy" else "",
-            netconsole=_netconsole(stage.server_ip) if machine.netconsole else "",
+            netconsole=_netconsole(stage.server_ip) if self._own.netconsole else "",
         )
         self._listener: Listener | None = None
-        if machine.netconsole:
+        if self._own.netconsole:
             self._listener = stage.closing.enter_context(stage.listen(NETCONSOLE_PORTS[1]))
-
-    @property
-    def _board(self) -> Board:
-        return self._hardware
-
-    @property
-    def _driver(self) -> E1000Driver:
-        return self._code
 
     def boot(self) -> None:
         stage = self._stage
         guest = stage.closing.enter_context(LinuxGuest(self._config, stage.folder, start_child))
         self._guest = guest
-        self.emulator = guest.vm
-        self._nic = QemuNic(guest.vm, stage.clock)
-        self._hardware = Board(
-            stage.clock,
-            self._nic,
-            self._machines_end(),
-            stage.far_end,
-            stage.budget,
-            self._tell,
-        )
+        self._plug_in(guest)
         said = guest.boot(self._hardware.turn)
         self._tell("guest", says=said, accelerator=self._config.accelerator)
         guest.speak(stage.gateway_ip or stage.server_ip, self._hardware.turn)
 
     def live(self) -> str:
-        case, guest, board = self._case, self._guest, self._hardware
-        wanted = case.machine
-        self._peer_speaks(PEER_FRAMES[wanted.load])
-        guest.rest(LIFE_S[wanted.load], board.turn)
+        guest, board = self._guest, self._hardware
+        load = self._case.machine.load
+        self._peer_speaks()
+        guest.rest(LIFE_S[load], board.turn)
         self._last_words(forget=True)
         before = len(guest.console.text)
-        panic = guest.crash(wanted.crash, board.turn)
+        panic = guest.crash(self._own.crash, board.turn)
         self._console = guest.console.text[before:]
         self._netconsole = self._last_words()
         self._panic_message = panic.message
-        core = guest.freeze()
-        self.machine = LinuxCorpse(
-            guest,
-            core,
-            panic_mbufs=POOL_A_DESCRIPTOR * case.nic.tx_ring,
-            delay_us=board.delay_us,
-        )
-        self._code = E1000Driver(
-            board,
-            self.machine.memory,
-            self.machine,
-            mode=Mode[case.nic.mode.upper()],
-            mtu=case.nic.mtu,
-            tx_ring=case.nic.tx_ring,
-            rx_ring=case.nic.rx_ring,
-            tx_zone=self._zone_of(self.machine),
-        )
-        self.client = NetdumpClient(self._profile, self.machine.memory, self._image(core))
-        self._nic.enable()
-        self._reach = self._nic.reach()
-        found = {name: self._nic.read32(Reg[name]) for name in _FOUND}
-        self._tell("nic as the panic left it", **found)
-        self._notes.append(
-            "The guest's own NIC, as the panic left it: "
-            + ", ".join(f"{name} {value:#x}" for name, value in found.items())
-            + "."
-        )
-        self._tell("parked", at=guest.park())
-        self._peer_speaks(PEER_FRAMES[wanted.load])  # it does not know
+        self._take_over()
         return (
-            f"of {wanted.crash}; {panic.noticed_by} told of it after {panic.seconds:.2f} s:"
+            f"of {self._own.crash}; {panic.noticed_by} told of it after {panic.seconds:.2f} s:"
             f" {panic.message or '(it left no message)'}"
         )
 
@@ -163,6 +104,9 @@ class LinuxStory(Story):
             direct_map=direct,
         )
 
+    def _death(self, struck: str) -> str:
+        return f"The guest died {struck}."
+
     def _header(self) -> KernelDumpHeader:
         header = super()._header()
         version = self._guest.banner
@@ -182,28 +126,6 @@ class LinuxStory(Story):
             while True:
                 heard.append(self._listener.recv(_DATAGRAM).decode("utf-8", "replace"))
         return [] if forget else heard
-
-    def _written_by_nic(self) -> list[tuple[int, int]]:
-        return self._changed(self._reach)
-
-    def _at_rest(self) -> bool:
-        return self._nic.settle()
-
-    def _peer_speaks(self, count: int) -> None:
-        """Datagrams from the host to the guest, spread over its last moments and beyond."""
-        here = Endpoint(HOST_MAC, IPv4Address(self._stage.server_ip).packed)
-        there = Endpoint(CLIENT_MAC, IPv4Address(CLIENT_IP).packed)
-        payload = np.random.PCG64(self._seed).random_raw(PEER_BYTES // 8).tobytes()
-        frames = [udp_frame(here, there, (PEER_PORT, PEER_PORT), payload)] * count
-        now = self._stage.clock.now_ns()
-        times = now + PEER_PACE_NS * np.arange(1, len(frames) + 1, dtype=np.int64)
-        self._stage.wire.will_say(Frames.of(frames).at(times))
-
-    def _end(self, how: str) -> None:
-        if how == "power":
-            self._guest.vm.kill()
-        else:
-            self._guest.monitor.execute("system_reset")
 
 
 def _netconsole(server_ip: str) -> str:

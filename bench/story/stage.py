@@ -19,7 +19,7 @@ errors.) At the run's end the server is
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from bench.clock import Budget, Clock, RealClock, VirtualClock
+from bench.kinds import Host, NamespacePlace, SimulatedPlace
 from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
-from bench.servers.inprocess import InProcessServer
-from bench.servers.process import ServerProcess
-from bench.servers.simhost import HostConfig, SimHost
-from bench.tiers import ROWS, Host
+from bench.servers.names import StoredDump
+from bench.servers.simhost.config import HostConfig
+from bench.servers.simhost.host import SimHost
+from bench.tiers import ROWS, Row
 from bench.wire.answering import AnswersArp
 from bench.wire.bystanders import Bystanders, Trick
 from bench.wire.contracts import Observer, Wire
@@ -43,7 +44,6 @@ from bench.wire.namespace import open_namespace
 from bench.wire.segment import Segment
 from bench.wire.tap import TapWire
 from nic_models.frames import Frames
-from server.config import ServerConfig
 
 CLIENT_MAC: Final = bytes.fromhex("020000000002")
 CLIENT_IP: Final = "198.18.0.2"
@@ -75,7 +75,8 @@ class Listener(AbstractContextManager[Any], Protocol):
 class Stage:
     """What a run is played on."""
 
-    tier: str
+    row: Row
+    """Of its tier."""
     clock: Clock
     wire: LatePeer
     """The machine's end, with all that happens on the way."""
@@ -104,15 +105,11 @@ class Stage:
 
     def server_trouble(self) -> list[str]:
         """What the server did that no server may do: raise, or die."""
-        found = list(self.trouble)
-        if isinstance(self.server, ServerProcess):
-            output = self.server.output()
-            said = output[-500:].strip()
-            if not self.server.running:
-                found.append(f"the server ended with status {self.server.status}: {said}")
-            elif "Traceback" in output:
-                found.append(f"the server raised: {output[output.index('Traceback') :][:500]}")
-        return found
+        return [*self.trouble, *(self.server.trouble() if self.server is not None else ())]
+
+    def stored(self) -> list[StoredDump]:
+        """The dumps on the server's disk, the latest last."""
+        return self.server.stored() if self.server is not None else []
 
     def play_again(self, frames: list[bytes], enough: Callable[[Frames], bool]) -> Frames:
         """Send frames to the server outside the story; what came back until it was enough.
@@ -179,9 +176,11 @@ def _simulated(
         socket_frames=SIM_SOCKET_FRAMES,
     )
     host = SimHost(link.host_end, config)
-    server: InProcessServer | None = None
+    server: DumpServer | None = None
     if case.server.present:
-        server = InProcessServer(host, dumpdir, config=_server_config(case), fsync="none")
+        part = case.server_part
+        assert part.kind.simulated is not None, "the tier was chosen for it"
+        server = part.kind.simulated(SimulatedPlace(host, dumpdir), part.options)
         closing.callback(server.kill)
         server.start()
     wire = link.machine_end
@@ -217,20 +216,26 @@ def _namespaced(
     namespace = closing.enter_context(open_namespace())
     tap = TapWire.open(namespace, segment, clock)
     closing.callback(tap.close)
-    server: ServerProcess | None = None
+    place = NamespacePlace(
+        namespace=namespace,
+        tap=tap,
+        segment=segment,
+        address=server_ip,
+        dumpdir=dumpdir,
+        folder=dumpdir.parent,
+        mtu=case.nic.mtu,
+        closing=closing,
+    )
+    server: DumpServer | None = None
     if case.server.present:
-        server = ServerProcess(
-            namespace,
-            dumpdir,
-            dumpdir.parent / "server.log",
-            bind=server_ip,
-            options=_server_options(case),
-        )
+        part = case.server_part
+        assert part.kind.in_namespace is not None, "the tier was chosen for it"
+        server = part.kind.in_namespace(place, part.options)
         closing.callback(server.kill)
         server.start()
 
     def listen(port: int) -> Listener:
-        return namespace.run(_listen, server_ip, port)
+        return place.namespace.run(_listen, server_ip, port)
 
     return _stage(tier, case, seed, dumpdir, observer, lost_s, closing, clock, tap, server, listen)
 
@@ -259,6 +264,9 @@ def _stage(
             kind=fault.kind,
             probability=fault.chance,
             index=fault.index,
+            by_frames=fault.by_frames,
+            delay_us=fault.delay_us,
+            length=fault.length,
         )
         for fault in case.wire.fault
     ]
@@ -267,7 +275,7 @@ def _stage(
     bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
     server_ip, gateway_ip = _addresses(case)
     return Stage(
-        tier=tier,
+        row=ROWS[tier],
         clock=clock,
         wire=LatePeer(bystanders, clock=clock, observer=observer),
         bare_wire=bare_wire,
@@ -293,28 +301,6 @@ def _nothing(_now_ns: int) -> None:
 def _addresses(case: ResolvedCase) -> tuple[str, str | None]:
     """The server's address, and the gateway's where there is one."""
     return (FAR_SERVER_IP, GATEWAY_IP) if case.network.gateway else (SERVER_IP, None)
-
-
-def _server_config(case: ResolvedCase) -> ServerConfig:
-    wanted = case.server
-    config = ServerConfig(rescue=wanted.rescue, strict_finish=wanted.strict_finish)
-    if wanted.max_dump is None:
-        return config
-    return ServerConfig(
-        rescue=wanted.rescue, strict_finish=wanted.strict_finish, max_dump=wanted.max_dump
-    )
-
-
-def _server_options(case: ResolvedCase) -> Sequence[str]:
-    """The same, in the words of the server's command line."""
-    options = ["--fsync", "none"]
-    options += [] if case.server.rescue else ["--no-rescue"]
-    options += [] if case.server.strict_finish else ["--stock-acks"]
-    if case.server.max_dump is not None:
-        options += ["--max-dump", str(case.server.max_dump)]
-    if case.nic.mtu > 4148:
-        options += ["--max-datagram", str(case.nic.mtu)]
-    return options
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -13,12 +13,16 @@ from typing import Final
 
 import numpy as np
 
-from bench.board import Board, Device
-from bench.qemu_nic import LIVE_SETTLE_S, QemuNic
+from bench.board import Board
+from bench.drivers.choice import choose_driver
+from bench.drivers.contain import ContainedSilicon
+from bench.machines.synthetic import SyntheticOptions
+from bench.parts import names_a_file
+from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, HOST_MAC, Stage
-from bench.story.told import POOL_A_DESCRIPTOR, Story, Tell, Told
+from bench.story.told import LIVE_SETTLE_S, POOL_A_DESCRIPTOR, NoSuchStep, Story, Tell, Told
 from guest.qemu.vm import Vm, halted
 from guest.synthetic import (
     Endpoint,
@@ -27,10 +31,8 @@ from guest.synthetic import (
     PanicStrikes,
     SyntheticMachine,
 )
-from netdump.client import NetdumpClient
 from netdump.dumper import DumpImage
-from nic_models.e1000.device import E1000Device
-from nic_models.e1000.driver import E1000Driver, Mode
+from nic_models.contracts import Driver, Silicon
 from nic_models.frames import Frames
 
 #: Rounds of network load before the panic.
@@ -52,68 +54,75 @@ class SyntheticStory(Story):
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         nic, wanted = case.nic, case.machine
-        on_qemu = stage.tier == "qemu"
-        if on_qemu:
+        self._own: SyntheticOptions = case.machine_part.options
+        on_qemu = self._family.on_qemu if stage.row.emulated else None
+        if on_qemu is not None:
             size = PC_BASE + wanted.memory + wanted.arena
-            vm = Vm(halted(-(-size >> 20) << 20, mac=CLIENT_MAC), stage.folder, start_child)
+            pc = halted(-(-size >> 20) << 20, nic=on_qemu.device, mac=CLIENT_MAC)
+            vm = Vm(pc, stage.folder, start_child)
             self.emulator = stage.closing.enter_context(vm)
         self.machine: SyntheticMachine = SyntheticMachine(
             MachineConfig(
                 memory_size=wanted.memory,
                 arena_size=wanted.arena,
-                base=PC_BASE if on_qemu else 0,
+                base=0 if on_qemu is None else PC_BASE,
                 cpus=wanted.cpus,
                 seed=seed,
                 hostname=wanted.hostname,
-                zero_pages=wanted.zero_pages,
+                zero_pages=self._own.zero_pages,
                 panic_mbufs=POOL_A_DESCRIPTOR * nic.tx_ring,
             ),
             delay_us=lambda microseconds: self._board.delay_us(microseconds),
             buffer=None if self.emulator is None else self.emulator.ram,
+            buffer_fd=None if self.emulator is None else self.emulator.ram_fd,
         )
         machine = self.machine
-        self._ours: E1000Device | None = None
-        self._theirs: QemuNic | None = None
-        if self.emulator is None:
-            rate = nic.rate if stage.tier == "sim" else None
-            buffer = machine.memory.buffer
-            self._ours = E1000Device(buffer, CLIENT_MAC, machine.interrupt_line, rate)
+        line = machine.interrupt_line
+        self._nic: Silicon
+        if self.emulator is None or on_qemu is None:
+            rate = nic.rate if stage.row.virtual else None
+            model = self._family.silicon(machine.memory.buffer, CLIENT_MAC, line, rate)
+            own = names_a_file(nic.model)
+            self._nic = ContainedSilicon(model, nic.model) if own else model
         else:
-            self._theirs = QemuNic(self.emulator, stage.clock, machine.interrupt_line)
-            self._theirs.enable()
-        device = self._ours or self._theirs
-        assert device is not None, "one of the two"
-        self._device: Device = device
+            self._nic = QemuNic(self.emulator, on_qemu, stage.clock, line)
         self._hardware = Board(
-            stage.clock, device, self._machines_end(), stage.far_end, stage.budget, tell
+            stage.clock,
+            self._nic,
+            self._family.doorbells,
+            self._machines_end(),
+            stage.far_end,
+            stage.budget,
+            tell,
         )
-        self._code = E1000Driver(
+        self._code = choose_driver(
+            nic,
+            self._family,
             self._board,
-            machine.memory,
             machine,
-            mode=Mode[nic.mode.upper()],
-            mtu=nic.mtu,
-            promiscuous=nic.promiscuous,
-            tx_ring=nic.tx_ring,
-            rx_ring=nic.rx_ring,
-            tx_zone=self._zone_of(machine),
+            self._zone_of(machine),
+            stage.folder,
+            stage.closing,
         )
         image = DumpImage(machine.memory, machine.dump_segments())
-        self.client = NetdumpClient(self._profile, machine.memory, image)
+        self.client = self._make_client(image)
 
     @property
     def _board(self) -> Board:
         return self._hardware
 
     @property
-    def _driver(self) -> E1000Driver:
+    def _driver(self) -> Driver:
         return self._code
+
+    @property
+    def _silicon(self) -> Silicon:
+        return self._nic
 
     # -- ordinary life -----------------------------------------------------------------------
 
     def boot(self) -> None:
-        if self._ours is not None:
-            self._ours.set_link(True)
+        self._silicon.power_on()
         self._driver.attach()
 
     def live(self) -> str:
@@ -123,23 +132,32 @@ class SyntheticStory(Story):
         load = self._load()
         self._rounds(load, ROUNDS[wanted.load])
         late = load.peer_frames(LATE_FRAMES[wanted.load])
-        if wanted.panic_during == "idle":
+        own = self._own
+        if own.panic_during == "idle":
             self._panic(late)
-            return f"CPU {wanted.panic_cpu}, idle"
-        machine.arm_panic(0 if wanted.panic_at is None else wanted.panic_at, wanted.panic)
+            return f"CPU {own.panic_cpu}, idle"
+        machine.arm_panic(0 if own.panic_at is None else own.panic_at, wanted.panic)
         try:
-            self._work(load, wanted.panic_during)
+            self._work(load, own.panic_during)
         except PanicStrikes as strike:
             self._panic(late)
             return (
-                f"CPU {wanted.panic_cpu}, while CPU {strike.cpu} was about to do step"
+                f"CPU {own.panic_cpu}, while CPU {strike.cpu} was about to do step"
                 f" {strike.number}, '{strike.name}'"
             )
         steps = machine.steps_taken
         raise NoSuchStep(
-            f"{wanted.panic_during} has no step {wanted.panic_at!r}: it has {steps}, named"
+            f"{own.panic_during} has no step {own.panic_at!r}: it has {steps}, named"
             f" {', '.join(dict.fromkeys(machine.step_names))}"
         )
+
+    def _death(self, struck: str) -> str:
+        return "" if self._own.panic_during == "idle" else super()._death(struck)
+
+    def dump(self, struck: str) -> Told:
+        if self._own.starve_mbufs:
+            self.machine.mbufs.starve()
+        return super().dump(struck)
 
     def count_steps(self) -> int:
         """How many steps the work has in which the panic may strike."""
@@ -147,15 +165,13 @@ class SyntheticStory(Story):
         load = self._load()
         self._rounds(load, ROUNDS[self._case.machine.load])
         self.machine.begin_steps()
-        self._work(load, self._case.machine.panic_during)
+        self._work(load, self._own.panic_during)
         self.give_back()
         return self.machine.steps_taken
 
     def _load(self) -> NetworkLoad:
         # The panicking CPU takes no part in the work that is interrupted, if there is another.
-        cpus = [
-            cpu for cpu in range(self._case.machine.cpus) if cpu != self._case.machine.panic_cpu
-        ]
+        cpus = [cpu for cpu in range(self._case.machine.cpus) if cpu != self._own.panic_cpu]
         return NetworkLoad(
             self.machine,
             self._driver,
@@ -176,28 +192,25 @@ class SyntheticStory(Story):
 
     def _panic(self, late: list[bytes]) -> None:
         """The machine dies; ``late``: what its peer says then, which does not know."""
-        if self._theirs is not None:
-            # It works beside us. A frame that it takes while the truth is read is in one of the
-            # buffers that are its own now, and will be its own no more.
-            self._reach = self._theirs.reach()
+        # QEMU works beside us. A frame that it takes while the truth is read is in one of the
+        # buffers that are its own now, and will be its own no more.
+        self._silicon.machine_died()
         wanted = self._case.machine
-        self.machine.panic(wanted.panic, cpu=wanted.panic_cpu)
+        self.machine.panic(wanted.panic, cpu=self._own.panic_cpu)
         now = self._stage.clock.now_ns()
         times = now + LATE_PACE_NS * np.arange(1, len(late) + 1, dtype=np.int64)
         self._stage.wire.will_say(Frames.of(late).at(times))
 
     def _peer_speaks(self, load: NetworkLoad) -> None:
         now = self._stage.clock.now_ns()
-        self._device.receive(Frames.of(load.peer_frames(FRAMES_A_ROUND), now))
-        if self._theirs is not None:
-            self._theirs.settle(LIVE_SETTLE_S)
-            self._turn()
+        self._silicon.deliver(Frames.of(load.peer_frames(FRAMES_A_ROUND), now))
+        self._silicon.settle(LIVE_SETTLE_S)
+        self._turn()
 
     def _turn(self) -> None:
         """The hardware's turn in ordinary life; it is over when its interrupt has come, if any."""
         self._board.turn()
-        if self._theirs is not None:
-            self._theirs.await_interrupt()
+        self._silicon.await_interrupt()
 
     def _work(self, load: NetworkLoad, what: str) -> None:
         if what == "interrupt":
@@ -206,28 +219,6 @@ class SyntheticStory(Story):
         else:
             load.send_round()
 
-    # -- the panic and after -----------------------------------------------------------------
-
-    def dump(self, struck: str) -> Told:
-        if self._ours is not None:
-            self._ours.forget_dma_writes()
-        if self._theirs is not None:
-            self._theirs.stop_watching_interrupts()
-        return super().dump(struck)
-
-    def _written_by_nic(self) -> list[tuple[int, int]]:
-        arena = self.machine.memory.arena[0]
-        if self._ours is not None:
-            return [(start, end) for start, end in self._ours.dma_writes() if start < arena]
-        return self._changed(self._reach)  # QEMU keeps no log
-
-    def _at_rest(self) -> bool:
-        return self._theirs is None or self._theirs.settle()
-
     def _end(self, how: str) -> None:
         if self.emulator is not None:
             self.emulator.kill()
-
-
-class NoSuchStep(Exception):
-    """The scenario names a step that the work does not have."""

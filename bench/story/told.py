@@ -2,7 +2,7 @@
 
 In order: the machine boots and its NIC comes up; it talks over the network as machines do; the
 panic strikes; the dump client takes the NIC over and sends all memory but the panic arena. Whose
-machine that is makes the difference in the first two scenes (``synthetic``, ``linux``); the last
+machine that is makes the difference in the first two scenes (``bench/machines``); the last
 one, here, is the same for all.
 
 Between the panic and the takeover the NIC goes on by itself, into buffers that are about to be
@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
+from bench.drivers.errors import DriverCrashed
+from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.stage import CLIENT_IP, Stage
@@ -33,18 +35,23 @@ from guest.kernel.corpse import Corpse
 from guest.kernel.locks import Deadlock
 from guest.kernel.mbufs import OrdinaryMbufs, PanicPool
 from guest.qemu.vm import Vm
-from netdump.client import DumpRequest, NetdumpClient, Report
+from netdump.client import DumpClient, DumpRequest, Report
 from netdump.contracts import Event
+from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
-from netdump.profiles import PROFILES, Profile
-from nic_models.e1000.driver import E1000Driver
+from nic_models.contracts import Driver, Silicon
+from nic_models.family import NicFamily
 
 #: 2010-10-13 11:04:57 UTC, when the review was answered; a clock would make runs differ.
 DUMP_TIME: Final = 1_286_967_897
 VERSION: Final = "netdump-bench synthetic kernel\n"
 #: Buffers that debugnet sets aside: ncl x (4 + nrxr), for one ring of 1024 (kern_mbuf.c).
 POOL_A_DESCRIPTOR: Final = 5
+#: The longest that a NIC is given to take a frame. One that can't receive never takes it.
+AT_REST_S: Final = 0.2
+#: The same where it can receive, and will: as long as a hang.
+LIVE_SETTLE_S: Final = 60.0
 #: How often the hardware gets its turn while nobody has taken it over.
 DEAD_TURN_US: Final = 1000
 
@@ -57,17 +64,21 @@ Tell = Callable[..., None]
 class Told:
     """What the story came to."""
 
-    machine: Corpse
-    client: NetdumpClient
+    machine: Corpse | None
+    """None: the client was a program, and no machine of ours died."""
+    client: DumpClient | None
+    """None: it was no code of that machine."""
     report: Report
     deadlock: str = ""
     out_of_time: str = ""
+    crashed: str = ""
+    """How the driver, which is not ours, crashed."""
     lost: str = ""
     """How the machine was lost in the middle of its dump."""
     seconds: float = 0.0
     """From the panic to the end, on the run's clock."""
-    struck: str = ""
-    """Where the panic struck, in words."""
+    death: str = ""
+    """Where the panic struck, in a sentence; empty where that says nothing."""
     footer: bytes = b""
     """What the client sends behind the data; empty if it has no footer."""
     nic_wrote: list[tuple[int, int]] = field(default_factory=list)
@@ -78,30 +89,49 @@ class Told:
     """The datagrams that its netconsole got through; None where it has none."""
     notes: list[str] = field(default_factory=list)
     """What else is worth telling, a sentence each."""
+    image: Expected | None = None
+    """What the dump must be, where that is known only now; None: as it was before."""
+    sent: Expected | None = None
+    """What the client sent, as a witness saw it, where that need not be what memory held."""
+    never_sent: list[tuple[int, int]] = field(default_factory=list)
+    """[start, end) of the dump that the client never sent: there it is incomplete by itself."""
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Oracles whose evidence nobody could gather here, and why."""
+    uncounted: frozenset[str] = frozenset()
+    """Keys of a case's ``expect`` that nobody could count here."""
 
 
-def profile_of(case: ResolvedCase) -> Profile:
-    """The case's row of the profile table, with its overrides."""
-    row = PROFILES[case.profile]
-    wanted = case.client
-    if wanted.polls is not None:
-        row = replace(row, polls=wanted.polls)
-    if wanted.retries is not None:
-        row = replace(row, retries=wanted.retries)
-    if wanted.window is not None:
-        row = replace(row, window_frames=wanted.window)
-    if wanted.footer is not None:
-        row = replace(row, footer=wanted.footer)
-    if wanted.selective_acks is not None:
-        row = replace(row, selective_acks=wanted.selective_acks)
-    return row
+class AnyStory(Protocol):
+    """What is played and judged: a machine of ours that dies, or a client that is a program.
+
+    ``boot``, ``live``, ``dump``, in that order; ``give_back`` when it has been judged.
+    """
+
+    @property
+    def emulator(self) -> Vm | None: ...
+
+    def boot(self) -> None: ...
+
+    def live(self) -> str: ...
+
+    def expected(self) -> Expected:
+        """What its frames are held against while the dump runs; known when it has lived."""
+        ...
+
+    def dump(self, struck: str) -> Told: ...
+
+    def give_back(self) -> None: ...
+
+
+class NoSuchStep(Exception):
+    """The scenario names a step that the work does not have."""
 
 
 class Story(ABC):
     """One case on one stage: ``boot``, ``live``, ``dump``, in that order."""
 
     machine: Corpse
-    client: NetdumpClient
+    client: DumpClient
     emulator: Vm | None = None
     """The QEMU that the machine is made of; None where it is none."""
 
@@ -110,7 +140,10 @@ class Story(ABC):
         self._stage = stage
         self._seed = seed
         self._tell = tell
-        self._profile = profile_of(case)
+        self._family: NicFamily = case.family
+        profile = case.client_part.kind.profile
+        assert profile is not None, "a client without one brings its own story"
+        self._profile = profile(case)
         self._notes: list[str] = []
         self._nic_wrote: list[tuple[int, int]] | None = None
 
@@ -122,21 +155,21 @@ class Story(ABC):
     def live(self) -> str:
         """Ordinary life, up to the panic; where it struck, in words."""
 
+    def _death(self, struck: str) -> str:
+        """The same for the verdict, in a sentence."""
+        return f"The panic struck {struck}."
+
     @property
     @abstractmethod
     def _board(self) -> Board: ...
 
     @property
     @abstractmethod
-    def _driver(self) -> E1000Driver: ...
+    def _driver(self) -> Driver: ...
 
+    @property
     @abstractmethod
-    def _written_by_nic(self) -> list[tuple[int, int]]:
-        """[start, end): dumped memory that the NIC wrote to since the panic."""
-
-    @abstractmethod
-    def _at_rest(self) -> bool:
-        """Whether the NIC, which nobody has stopped yet, writes nothing until the next turn."""
+    def _silicon(self) -> Silicon: ...
 
     @abstractmethod
     def _end(self, how: str) -> None:
@@ -159,6 +192,10 @@ class Story(ABC):
         """Which supply the kernel's zone pointers name in the panic: FreeBSD swaps in the pool."""
         return machine.panic_pool if self._profile.mbufs == "pool" else machine.mbufs
 
+    def _make_client(self, image: DumpImage) -> DumpClient:
+        """The case's client, on this machine."""
+        return self._case.client_part.kind.make(self._profile, self.machine.memory, image)
+
     def give_back(self) -> None:
         """Nobody looks at the machine any more: give its memory back, now."""
         if self.emulator is not None:
@@ -168,11 +205,18 @@ class Story(ABC):
 
     # -- the panic and after -----------------------------------------------------------------
 
+    def expected(self) -> Image:
+        """The dump that memory at the panic makes."""
+        truth = self.machine.truth
+        assert truth is not None, "there was a panic"
+        image = self.client.image
+        parts = [np.frombuffer(image.header, np.uint8)]
+        parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
+        return Image(parts)
+
     def dump(self, struck: str) -> Told:
         case, stage, machine = self._case, self._stage, self.machine
-        if case.machine.starve_mbufs:
-            machine.mbufs.starve()
-        told = Told(machine, self.client, Report(self._profile.name), struck=struck)
+        told = Told(machine, self.client, Report(self._profile.name), death=self._death(struck))
         request = self._request()
         told.footer = request.header.pack() if self._profile.footer else b""
         began = stage.clock.now_ns()
@@ -186,24 +230,28 @@ class Story(ABC):
             told.deadlock = str(deadlock)
         except OutOfTime as late:
             told.out_of_time = str(late)
+        except DriverCrashed as crash:
+            told.crashed = str(crash)
         except MachineLost as lost:
             told.lost = str(lost)
         told.seconds = (stage.clock.now_ns() - began) / 1e9
         told.nic_wrote = self._nic_wrote or []
         told.notes = self._notes
+        if case.nic.driver is not None:
+            told.notes.append(f"The driver is {case.nic.driver}.")
         return told
 
     def _take_stock(self, taken_over: bool) -> None:
         """Called before and after each takeover: what has the NIC written to memory?
 
         What it writes before a driver stops it is nobody's fault; what it writes later is the
-        driver's. Where there is a log of it that line is exact. Where there is none, memory is
-        compared, and the NIC must have come to rest: where it still has frames to take (QEMU's
-        e1000 lets them wait for a second at times), it is looked at when it has been taken over.
+        driver's. So memory is compared where the NIC can have written, and the NIC must have come
+        to rest: where it still has frames to take (QEMU's e1000 lets them wait for a second at
+        times), it is looked at when it has been taken over.
         """
-        if self._nic_wrote is not None or not (taken_over or self._at_rest()):
+        if self._nic_wrote is not None or not (taken_over or self._silicon.settle(AT_REST_S)):
             return
-        self._nic_wrote = self._written_by_nic()
+        self._nic_wrote = self._changed(self._silicon.reach())
         truth = self.machine.truth
         assert truth is not None, "there was a panic"
         for start, end in self._nic_wrote:
@@ -246,7 +294,7 @@ class Story(ABC):
                 gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
             ),
             header=self._header(),
-            path=case.client.path or "",
+            path=getattr(case.client_part.options, "path", None) or "",
             # Each boot draws anew: runs of one scenario may share a server.
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
         )
@@ -255,9 +303,7 @@ class Story(ABC):
 class Takeover(BoardNic):
     """Lets ``take_stock`` look before and after the driver takes the NIC over."""
 
-    def __init__(
-        self, driver: E1000Driver, board: Board, take_stock: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, driver: Driver, board: Board, take_stock: Callable[[bool], None]) -> None:
         super().__init__(driver, board)
         self._take_stock = take_stock
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from bench.truth.steps import Arrive, Step
+from nic_models.differential.steps import Arrive, Step
 
 #: Traces that may be played on the way.
 BUDGET: Final = 500

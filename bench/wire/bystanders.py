@@ -6,10 +6,13 @@ next, ahead of any answer to that frame:
 
 | trick | what the machine hears |
 |---|---|
-| unicast-to-others | UDP between two other hosts |
 | acks-for-another-mac | a perfect ack of what it has just sent, but to another host's MAC |
+| unicast-to-others | UDP between two other hosts |
 | broadcast-noise | ARP requests for other hosts, and UDP broadcasts |
 | arp-spoof | ARP replies, unasked, for other hosts; in mid-dump also for whom the machine asked |
+
+``TRICKS`` is that table, and all that the bench knows of a trick: the grammar takes its names for
+its choices, the verdict its words.
 
 The forged acks need the server's port, learned from the first frame that the server sends to the
 client; until then that trick keeps quiet. A client that does not compare the destination MAC
@@ -23,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 
@@ -34,8 +37,6 @@ from netdump import arp
 from netdump.inet import Flow, udp_headers
 from netdump.messages import CLIENT_PORT
 from nic_models.frames import Frames
-
-TrickName = Literal["unicast-to-others", "acks-for-another-mac", "broadcast-noise", "arp-spoof"]
 
 #: Locally administered addresses of hosts that exist nowhere else in the bench.
 OTHER_MACS: Final = ("02:00:5e:00:99:01", "02:00:5e:00:99:02", "02:00:5e:00:99:03")
@@ -48,18 +49,81 @@ _ARP_OPERATION: Final = 21  # low octet
 _ARP_SENDER: Final = slice(28, 32)
 _ARP_TARGET: Final = slice(38, 42)
 _SEQNO_COLUMNS: Final = slice(46, 50)
+_EVERYBODY: Final = "ff:ff:ff:ff:ff:ff"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deed:
+    """A row of the table."""
+
+    heard: str
+    """What the machine hears, in a verdict."""
+    craft: Callable[[], list[Any]] | None = None
+    """Makes the scapy frames that are sent in turn; None: an ack of each frame is forged."""
+    claims_asked: bool = False
+    """In mid-dump every other frame is an ARP reply for an address that the machine asked for."""
+
+
+def _between_others() -> list[Any]:
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+
+    return [
+        Ether(src=OTHER_MACS[0], dst=OTHER_MACS[1])
+        / IP(src=OTHER_IPS[0], dst=OTHER_IPS[1])
+        / UDP(sport=port, dport=port)
+        / (bytes([fill]) * size)
+        for port, fill, size in ((5004, 0x55, 1400), (53, 0xAA, 60), (CLIENT_PORT, 0, 4))
+    ]
+
+
+def _noise() -> list[Any]:
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import ARP, Ether
+
+    (mac_a, mac_b, _), (ip_a, ip_b, ip_c) = OTHER_MACS, OTHER_IPS
+    return [
+        Ether(src=mac_a, dst=_EVERYBODY)
+        / ARP(op=arp.REQUEST, hwsrc=mac_a, psrc=ip_a, hwdst="00:00:00:00:00:00", pdst=ip_c),
+        Ether(src=mac_b, dst=_EVERYBODY)
+        / IP(src=ip_b, dst="255.255.255.255")
+        / UDP(sport=138, dport=138)
+        / b"is anybody there?",
+    ]
+
+
+def _unasked_replies() -> list[Any]:
+    from scapy.layers.l2 import ARP, Ether
+
+    mac = OTHER_MACS[2]
+    return [
+        Ether(src=mac, dst=_EVERYBODY)
+        / ARP(op=arp.REPLY, hwsrc=mac, psrc=ip, hwdst=_EVERYBODY, pdst=ip)
+        for ip in OTHER_IPS
+    ]
+
+
+TRICKS: Final[dict[str, Deed]] = {
+    "acks-for-another-mac": Deed(heard="acks for another MAC"),
+    "unicast-to-others": Deed(heard="unicast frames between others", craft=_between_others),
+    "broadcast-noise": Deed(heard="broadcasts", craft=_noise),
+    "arp-spoof": Deed(
+        heard="ARP replies that claim others' addresses", craft=_unasked_replies, claims_asked=True
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Trick:
     """One bystander: what it sends, and after every how many of the machine's frames."""
 
-    sends: TrickName
+    sends: str
+    """One of ``TRICKS``."""
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.sends not in get_args(TrickName):
-            raise ValueError(f"bystander {self.sends!r}: it sends one of {get_args(TrickName)}")
+        if self.sends not in TRICKS:
+            raise ValueError(f"bystander {self.sends!r}: it sends one of {tuple(TRICKS)}")
         if self.every < 1:
             raise ValueError(f"bystander {self.sends}: every {self.every} frames; give 1 or more")
 
@@ -84,15 +148,15 @@ class Bystanders:
         self._tricks = tricks
         self._seen = [0] * len(tricks)
         self._noise = {
-            trick.sends: _templates(trick.sends)
+            trick.sends: Frames.of([bytes(frame).ljust(MINIMUM_FRAME, b"\0") for frame in craft()])
             for trick in tricks
-            if trick.sends != "acks-for-another-mac"
+            if (craft := TRICKS[trick.sends].craft) is not None
         }
-        self._forges = "acks-for-another-mac" in self.added
+        self._forges = any(TRICKS[name].craft is None for name in self.added)
         self._server_port = 0
         self._asked: list[bytes] = []
         self._under_way = False
-        self._pending: list[tuple[TrickName, Frames]] = []
+        self._pending: list[tuple[str, Frames]] = []
 
     def send(self, frames: Frames) -> None:
         if len(frames):
@@ -122,26 +186,27 @@ class Bystanders:
 
     def _watch(self, i: int, trick: Trick, frames: Frames) -> None:
         """Count the machine's frames, and prepare an answer to every n-th."""
-        if trick.sends == "acks-for-another-mac":
+        deed = TRICKS[trick.sends]
+        if deed.craft is None:
             if not self._server_port:
                 return
             frames = frames.take(
                 np.isin(classify(frames), _MESSAGES) & (frames.lengths >= _MESSAGE_SIZE)
             )
-        if trick.sends == "arp-spoof":
+        if deed.claims_asked:
             self._learn_asked(frames)
         before = self._seen[i]
         self._seen[i] += len(frames)
         nth = np.flatnonzero((before + 1 + np.arange(len(frames))) % trick.every == 0)
         if not len(nth):
             return
-        if trick.sends == "acks-for-another-mac":
+        if deed.craft is None:
             heard = self._forged_acks(frames.take(nth))
         else:
             templates = self._noise[trick.sends]
             heard = templates.take((self.added[trick.sends] + np.arange(len(nth))) % len(templates))
-            if trick.sends == "arp-spoof":
-                self._claim_asked(heard)
+            if deed.claims_asked:
+                self._claim_asked(heard, self.added[trick.sends])
         self.added[trick.sends] += len(nth)
         self._pending.append((trick.sends, heard))
 
@@ -154,11 +219,11 @@ class Bystanders:
                 self._asked.append(asked)
         self._under_way |= bool((kinds == CODE["vmcore"]).any())
 
-    def _claim_asked(self, heard: Frames) -> None:
-        """Make every other reply claim one of those addresses."""
+    def _claim_asked(self, heard: Frames, before: int) -> None:
+        """Make every other reply claim one of those addresses; ``before`` came before these."""
         if not (self._under_way and self._asked):
             return
-        for row in range(self.added["arp-spoof"] % 2, len(heard), 2):
+        for row in range(before % 2, len(heard), 2):
             address = self._asked[row // 2 % len(self._asked)]
             heard.data[row, _ARP_SENDER] = np.frombuffer(address, np.uint8)
 
@@ -183,39 +248,3 @@ class Bystanders:
         acks = udp_headers(flow, messages.data[:, _SEQNO_COLUMNS], nothing, nothing, ttl=64)
         padded = np.pad(acks, ((0, 0), (0, MINIMUM_FRAME - acks.shape[1])))
         return Frames(padded, np.full(len(messages), MINIMUM_FRAME), messages.time_ns)
-
-
-def _padded(frame: bytes) -> bytes:
-    return frame.ljust(MINIMUM_FRAME, b"\0")
-
-
-def _templates(name: TrickName) -> Frames:
-    """The frames that a noisy bystander sends in turn."""
-    from scapy.layers.inet import IP, UDP
-    from scapy.layers.l2 import ARP, Ether
-
-    (mac_a, mac_b, mac_c), (ip_a, ip_b, ip_c) = OTHER_MACS, OTHER_IPS
-    everybody, nobody = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"
-    crafted: dict[str, Callable[[], list[Any]]] = {
-        "unicast-to-others": lambda: [
-            Ether(src=mac_a, dst=mac_b)
-            / IP(src=ip_a, dst=ip_b)
-            / UDP(sport=port, dport=port)
-            / (bytes([fill]) * size)
-            for port, fill, size in ((5004, 0x55, 1400), (53, 0xAA, 60), (CLIENT_PORT, 0, 4))
-        ],
-        "broadcast-noise": lambda: [
-            Ether(src=mac_a, dst=everybody)
-            / ARP(op=1, hwsrc=mac_a, psrc=ip_a, hwdst=nobody, pdst=ip_c),
-            Ether(src=mac_b, dst=everybody)
-            / IP(src=ip_b, dst="255.255.255.255")
-            / UDP(sport=138, dport=138)
-            / b"is anybody there?",
-        ],
-        "arp-spoof": lambda: [
-            Ether(src=mac_c, dst=everybody)
-            / ARP(op=2, hwsrc=mac_c, psrc=ip, hwdst=everybody, pdst=ip)
-            for ip in OTHER_IPS
-        ],
-    }
-    return Frames.of([_padded(bytes(frame)) for frame in crafted[name]()])

@@ -2,15 +2,7 @@
 
 ``Faults`` wraps a wire and is a wire. Each row of its table names a direction, a kind of frame, how
 often it strikes (a probability, or exact places: "frames 5 and 40 of the vmcore"), and an action:
-
-| action | what becomes of the frame |
-|---|---|
-| drop | nothing arrives |
-| duplicate | it arrives twice in a row |
-| reorder | it arrives after the next ``by_frames`` frames of its direction |
-| delay | it arrives ``delay_us`` later |
-| corrupt | one bit of it flips, anywhere: the likeliest damage, and the hardest to notice |
-| truncate | it is cut, to ``length`` bytes or at a random place after the Ethernet header |
+``actions.py`` has the table of those.
 
 The first row that strikes a frame decides. Three rules make a run repeatable:
 
@@ -26,35 +18,34 @@ Frames are never changed in place, for whoever watches (``observer``) keeps them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.clock import Clock
+from bench.wire.actions import ACTIONS, HOLD_FRAMES, NO_PLACE, SETTINGS, Held, Passing
 from bench.wire.contracts import Direction, Observer, Wire
 from bench.wire.kinds import CODE, KINDS, classify
 from nic_models.frames import Frames
 
-Action = Literal["drop", "duplicate", "reorder", "delay", "corrupt", "truncate"]
-
-#: Calls to send or receive after which a reordered frame is let go without having been passed.
-HOLD_CALLS: Final = 64
-#: Frames that one direction may hold back; the oldest is let go when there is one more.
-HOLD_FRAMES: Final = 4096
-ETHERNET_HEADER: Final = 14
-
 _DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 _NEVER: Final = -1
+
+#: What a rule's direction may be.
+DIRECTIONS: Final[tuple[str, ...]] = (*_DIRECTIONS, "both")
+#: What a rule's kind may be.
+FAULT_KINDS: Final[tuple[str, ...]] = ("any", *KINDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One row of the fault table. Exactly one of ``probability`` and ``index`` is given."""
 
-    action: Action
-    direction: Direction | Literal["both"] = "both"
+    action: str
+    """One of ``actions.ACTIONS``."""
+    direction: str = "both"
     kind: str = "any"
     """One of ``kinds.KINDS``, or any."""
     probability: float | None = None
@@ -62,25 +53,33 @@ class Rule:
     """Places, from 0, among the frames of that kind in one direction."""
     by_frames: int = 1
     """reorder: how many frames overtake this one."""
-    delay_us: int = 0
+    delay_us: int | None = None
     """delay: how late the frame is."""
     length: int | None = None
-    """truncate: bytes left; None = at random."""
+    """truncate: bytes left, and shorter frames are let be; None = at random."""
 
     def __post_init__(self) -> None:
+        row = ACTIONS.get(self.action)
         for wrong, advice in (
-            (self.action not in get_args(Action), f"action is one of {get_args(Action)}"),
-            (self.direction not in (*_DIRECTIONS, "both"), f"direction: {_DIRECTIONS} or both"),
-            (self.kind not in (*KINDS, "any"), f"kind is one of {KINDS} or any"),
+            (row is None, f"action is one of {tuple(ACTIONS)}"),
+            (self.direction not in DIRECTIONS, f"direction is one of {DIRECTIONS}"),
+            (self.kind not in FAULT_KINDS, f"kind is one of {FAULT_KINDS}"),
             ((self.probability is None) == (self.index is None), "give probability or index"),
             (not 0 <= (self.probability or 0) <= 1, "probability is from 0 to 1"),
             (any(place < 0 for place in self.index or ()), "index counts from 0"),
-            (self.action == "reorder" and self.by_frames < 1, "by_frames is 1 or more"),
-            (self.action == "delay" and self.delay_us < 1, "delay_us is 1 or more"),
-            (self.length is not None and self.length < 1, "length is 1 or more"),
         ):
             if wrong:
                 raise ValueError(f"fault {self!r}: {advice}")
+        for field in fields(self):
+            if (fits := SETTINGS.get(field.name)) is None or row is None:
+                continue
+            name, value = field.name, getattr(self, field.name)
+            if value is not None and value not in fits:
+                raise ValueError(f"fault {self!r}: {name} is from {fits.least} to {fits.most}")
+            if value is None and row.needs_setting and row.setting == name:
+                raise ValueError(f"fault {self!r}: {self.action} needs {name}")
+            if value != field.default and row.setting != name:
+                raise ValueError(f"fault {self!r}: {name} is not for {self.action}")
 
     def __str__(self) -> str:
         if self.index is None:
@@ -99,15 +98,6 @@ class RuleCount:
     struck: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    frame: Frames
-    place: int
-    """Twice the number of the frame it comes after, plus one: orders it among the others."""
-    until_ns: int
-    until_call: int
-
-
 class _Stage:
     """One direction: its rules, its random source, and the frames that it holds back."""
 
@@ -117,7 +107,7 @@ class _Stage:
         self._met = [0] * len(rules)
         self._random = np.random.Generator(np.random.PCG64([seed, stream]))
         self._seen = 0
-        self._held: list[_Held] = []
+        self._held: list[Held] = []
 
     def apply(self, frames: Frames, now_ns: int, call: int) -> tuple[Frames, dict[int, str]]:
         """What leaves this stage now, and a note for each frame of ``frames`` that was struck."""
@@ -126,19 +116,17 @@ class _Stage:
             return frames, notes
         places = 2 * (self._seen + np.arange(len(frames)))
         self._seen += len(frames)
-        copies = np.ones(len(frames), np.int64)
         verdicts, chance = self._judge(frames)
         struck = np.flatnonzero(verdicts != _NEVER).tolist()
-        damaged = [i for i in struck if self._rules[verdicts[i]][1].action in _DAMAGE]
-        if damaged:
+        if any(ACTIONS[self._rules[verdicts[i]][1].action].damages for i in struck):
             frames = Frames(frames.data.copy(), frames.lengths.copy(), frames.time_ns)
+        copies = np.ones(len(frames), np.int64)
+        batch = Passing(frames, copies, places, chance, self._held, now_ns, call)
         for i in struck:
             number, rule, count = self._rules[verdicts[i]]
             count.struck += 1
-            done = self._strike(
-                rule, frames, i, float(chance[i]), copies, int(places[i]), now_ns, call
-            )
-            notes[i] = f"{done} (rule {number}: {rule})"
+            row = ACTIONS[rule.action]
+            notes[i] = f"{row.note}{row.strike(batch, i, rule)} (rule {number}: {rule})"
         out = (
             frames
             if (copies == 1).all()
@@ -164,52 +152,13 @@ class _Stage:
             else:
                 nth = self._met[row] + np.cumsum(match) - 1
                 strikes = match & np.isin(nth, rule.index)
+            if rule.length is not None:
+                strikes &= frames.lengths > rule.length  # there is nothing to cut off
             met = int(match.sum())
             self._met[row] += met
             tally.met += met
             verdicts[strikes & (verdicts == _NEVER)] = row
         return verdicts, draws[:, -1]
-
-    def _strike(
-        self,
-        rule: Rule,
-        frames: Frames,
-        i: int,
-        chance: float,
-        copies: NDArray[np.int64],
-        place: int,
-        now_ns: int,
-        call: int,
-    ) -> str:
-        """Do to frame i what the rule says; a note of what was done."""
-        length = int(frames.lengths[i])
-        match rule.action:
-            case "drop":
-                copies[i] = 0
-                return "dropped"
-            case "duplicate":
-                copies[i] = 2
-                return "sent twice"
-            case "corrupt":
-                bit = int(chance * length * 8)
-                if length:
-                    frames.data[i, bit // 8] ^= 0x80 >> bit % 8
-                return f"bit {bit} flipped (byte {bit // 8})"
-            case "truncate":
-                spare = max(length - ETHERNET_HEADER, 0)
-                left = rule.length or min(length, ETHERNET_HEADER + int(chance * spare))
-                frames.lengths[i] = min(length, left)
-                return f"cut from {length} to {min(length, left)} bytes"
-            case "reorder":
-                copies[i] = 0
-                after = place + 2 * rule.by_frames + 1
-                self._held.append(_Held(_only(frames, i), after, 0, call + HOLD_CALLS))
-                return f"held back until {rule.by_frames} more have passed"
-            case "delay":
-                copies[i] = 0
-                until_ns = max(int(frames.time_ns[i]), now_ns) + rule.delay_us * 1000
-                self._held.append(_Held(_only(frames, i), _NEVER, until_ns, call))
-                return f"delayed by {rule.delay_us} us"
 
     def _release(self, out: Frames, places: NDArray[np.int64], now_ns: int, call: int) -> Frames:
         """Weave the held frames whose time has come into those that pass now."""
@@ -217,9 +166,9 @@ class _Stage:
         excess = len(self._held) - HOLD_FRAMES
         due: list[Frames] = []
         due_places: list[int] = []
-        kept: list[_Held] = []
+        kept: list[Held] = []
         for rank, held in enumerate(self._held):
-            if held.place == _NEVER:
+            if held.place == NO_PLACE:
                 ready, stamp = now_ns >= held.until_ns, held.until_ns
             elif held.place <= last:
                 ready, stamp = True, int(held.frame.time_ns[0])
@@ -238,14 +187,6 @@ class _Stage:
         woven = both.take(order)
         # A frame that was overtaken carries no earlier time than those that overtook it.
         return woven.at(np.maximum.accumulate(woven.time_ns))
-
-
-_DAMAGE: Final = ("corrupt", "truncate")
-
-
-def _only(frames: Frames, i: int) -> Frames:
-    """Frame i as a batch of its own, with its own memory."""
-    return frames.take(np.array([i], np.intp))
 
 
 class Faults:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.wire.contracts import Direction
 from netdump.messages import CLIENT_PORT, MessageType
 from nic_models.frames import Frames
 
@@ -22,6 +23,11 @@ KINDS: Final = (
     "netconsole",
 )
 CODE: Final = {name: code for code, name in enumerate(KINDS)}
+#: Kinds that travel one way only.
+ONLY: Final[dict[str, Direction]] = {
+    **dict.fromkeys(("herald", "finished", "vmcore", "kdh", "key", "netconsole"), "to-server"),
+    "ack": "to-client",
+}
 
 #: Message type on the wire -> kind; what lies beyond the last type is other.
 _BEYOND: Final = max(MessageType) + 1

@@ -104,10 +104,13 @@ def open_namespace() -> Namespace:
 class NetNamespace:
     """An anonymous network namespace with its loopback up and IPv6 off. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, enter: Callable[[], int] | None = None) -> None:
+        """``enter`` brings the thread that calls it into the namespace, by default a new one, and
+        gives a descriptor of it.
+        """
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netns")
         try:
-            self.fd = self.run(_enter_new)
+            self.fd = self.run(enter or _enter_new)
             """Refers to the namespace, for ``setns`` and for moving interfaces into it."""
         except BaseException:
             self._worker.shutdown(wait=False)
@@ -224,13 +227,20 @@ def _enter_new() -> int:
         why = f"unshare(CLONE_NEWNET): {os.strerror(number)} (uid {os.geteuid()})"
         raise NamespaceRefused(f"{why}; {cure}")
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    # No router solicitations, no MLD reports. A read-only /proc/sys costs some noise, not more.
-    with contextlib.suppress(OSError):
-        for name in ("all", "default"):
-            (_SYSCTL / f"ipv6/conf/{name}/disable_ipv6").write_text("1")
+    be_quiet()
     with IPRoute() as route:
         route.link("set", index=1, state="up")
     return fd
+
+
+def be_quiet() -> None:
+    """No router solicitations, no MLD reports; acts on the calling thread's namespace.
+
+    A /proc/sys that can only be read costs some noise, not more.
+    """
+    with contextlib.suppress(OSError):
+        for name in ("all", "default"):
+            (_SYSCTL / f"ipv6/conf/{name}/disable_ipv6").write_text("1")
 
 
 def rootless_reexec_command(argv: Sequence[str]) -> list[str] | None:

@@ -124,8 +124,13 @@ def configure(segment: Segment) -> None:
             route.addr("add", index=index, address=segment.server_ip, prefixlen=32)
             _set(index, socket.AF_INET, _attribute(_INET_CONF, _ARP_OF_A_ROUTER))
         with contextlib.suppress(TapError):  # a kernel without IPv6 is as quiet
-            _set(index, socket.AF_INET6, _attribute(_INET6_ADDR_GEN_MODE, b"\1"))
+            ipv6_says_nothing(index)
         route.link("set", index=index, state="up")
+
+
+def ipv6_says_nothing(index: int) -> None:
+    """No link-local address of the kernel's, and so no word of IPv6. ``TapError`` without IPv6."""
+    _set(index, socket.AF_INET6, _attribute(_INET6_ADDR_GEN_MODE, b"\1"))
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

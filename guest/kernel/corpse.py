@@ -77,6 +77,14 @@ class Corpse:
         self.guard.report("sleep", f"sleeps {microseconds} us")
         self.delay_us(microseconds)
 
+    def wait_interrupt(self, microseconds: int) -> bool:
+        """Sleep until the interrupt handler has run, at most so long; whether it ran. In a panic
+        that is a violation, and nobody runs it.
+        """
+        self.guard.report("interrupt", "waits for an interrupt, which nobody delivers in a panic")
+        self.delay_us(microseconds)
+        return False
+
     def step(self, what: str) -> None:
         """A step of ordinary work is about to be done: a place where a panic may strike."""
 

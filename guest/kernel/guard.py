@@ -6,10 +6,14 @@
     sleep                   giving up the CPU: there is no scheduler to give it back
     interrupt               running an interrupt handler, or waiting for one
     memory-outside-arena    asking for ordinary memory
+    store-outside-arena     writing to memory that is dumped; where a store can be caught at all
+    never-reclaimed         keeping what was sent: the ring fills, and stays full
 
 Two rules of the guard itself. It records and never forbids: what breaks a rule still happens, as it
 would in the real kernel, and then does there what it does. And it names the *call site*: file, line
 and function of the nearest caller outside this package, which is the code to mend.
+
+Code that is not Python has no frame here: who runs it sets ``caller``, which tells its call site.
 
 Writes to ordinary memory leave no call to catch; the machine finds them by comparing pages with the
 truth (``SyntheticMachine.memory_changes``).
@@ -17,7 +21,9 @@ truth (``SyntheticMachine.memory_changes``).
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -28,6 +34,8 @@ Rule = Literal[
     "sleep",
     "interrupt",
     "memory-outside-arena",
+    "store-outside-arena",
+    "never-reclaimed",
 ]
 
 _PACKAGE: Final = str(Path(__file__).resolve().parents[1])
@@ -64,6 +72,8 @@ class PanicGuard:
     """Of these, how often somebody held it."""
     interrupts_asserted: int = 0
     """Times that a device raised its interrupt line: allowed, and nobody listens."""
+    caller: Callable[[], str] | None = None
+    """Tells the call site, where that is not to be found on Python's stack."""
 
     def arm(self) -> None:
         """The panic begins."""
@@ -75,7 +85,8 @@ class PanicGuard:
             return
         self.violation_count += 1
         if len(self.violations) < MAX_KEPT:
-            self.violations.append(Violation(rule, call_site(), detail))
+            site = call_site() if self.caller is None else self.caller()
+            self.violations.append(Violation(rule, site, detail))
 
     def summary(self) -> list[str]:
         """One line for each rule and call site, with its count; for the verdict."""
@@ -96,5 +107,9 @@ def call_site() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    path = frame.f_code.co_filename.removeprefix(_ROOT).lstrip("/\\")
-    return f"{path}:{frame.f_lineno} {frame.f_code.co_name}"
+    return place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def place(file: str, line: int, name: str) -> str:
+    """``netdump/link.py:182 _transmit``; a file that is not ours keeps its whole path."""
+    return f"{file.removeprefix(_ROOT + os.sep)}:{line} {name}"

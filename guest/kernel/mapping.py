@@ -10,6 +10,8 @@ the rules are these (mmap(2), memfd_create(2)):
 * *Given back.* A machine is a knot of references, and its arrays live until the collector finds it.
   ``release`` takes the pages away from under them: they read zeros from then on, and hold nothing.
 * A mapping lives as long as an array of it; nothing has to be closed.
+* *Made of parts.* ``AddressSpace`` is a machine's physical addresses, with holes: memory is laid
+  where the machine has it.
 """
 
 from __future__ import annotations
@@ -44,13 +46,16 @@ class Mapping:
     Raises ``MemoryError`` where the machine has no room for it.
     """
 
-    def __init__(self, size: int, fd: int = -1, *, private: bool = False) -> None:
+    def __init__(
+        self, size: int, fd: int = -1, *, private: bool = False, reserve: bool = False
+    ) -> None:
         """Of the file ``fd``, from its beginning; private: writes stay here. Without a file: fresh
-        memory, zeros.
+        memory, zeros; ``reserve``: of which little will be used.
         """
         self.size: Final = size
         kind = mmap.MAP_PRIVATE | _MAP_NORESERVE if private else mmap.MAP_SHARED
-        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if fd < 0 else kind
+        if fd < 0:
+            kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_MAP_NORESERVE if reserve else 0)
         self._address = _map(None, size, kind, fd)
         self.array: NDArray[np.uint8] = np.asarray(_Owner(self._address, size))
 
@@ -61,6 +66,21 @@ class Mapping:
         """
         anew = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
         _map(self._address, self.size, anew, -1)
+
+
+class AddressSpace(Mapping):
+    """``size`` addresses, of which only those hold anything where memory was laid; others read
+    zeros.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, reserve=True)
+
+    def lay(self, address: int, length: int, fd: int, offset: int = 0) -> None:
+        """At ``address`` lies, shared, what the file holds from ``offset`` on; whole pages."""
+        if address + length > self.size:
+            raise ValueError(f"{address:#x} and {length:#x} more are beyond {self.size:#x}")
+        _map(self._address + address, length, mmap.MAP_SHARED | _MAP_FIXED, fd, offset)
 
 
 class FreezableMemory(Mapping):
@@ -78,6 +98,11 @@ class FreezableMemory(Mapping):
         except BaseException:
             self._close()
             raise
+
+    @property
+    def fd(self) -> int:
+        """The memfd that it is a mapping of, until it is frozen or released."""
+        return self._fd
 
     def freeze(self, length: int) -> Mapping:
         """What the first ``length`` bytes, whole pages, hold now, for good. Once."""
@@ -118,8 +143,8 @@ class _Owner:
         unmap(*self._range)
 
 
-def _map(address: int | None, size: int, kind: int, fd: int) -> int:
-    found = _libc.mmap(address, size, _READ_WRITE, kind, fd, 0)
+def _map(address: int | None, size: int, kind: int, fd: int, offset: int = 0) -> int:
+    found = _libc.mmap(address, size, _READ_WRITE, kind, fd, offset)
     if found in (None, ctypes.c_void_p(-1).value):
         why = os.strerror(ctypes.get_errno())
         raise MemoryError(f"{size} bytes of memory can't be mapped: {why}")

@@ -4,7 +4,8 @@
     | (unused) | ordinary memory ---------> | panic arena ------> |
                allocate() goes up           reserve() goes up
 
-``base`` is 0, unless something else lies below: a PC has its firmware under 1 MiB.
+``base`` is 0, unless something else lies below: a PC has its firmware under 1 MiB. A machine whose
+system was not told of an arena has it elsewhere (``arena_at``).
 
 Two rules. Ordinary memory is what the machine lives in and what a dump must bring home; the arena
 is set aside at boot, is no part of any dump, and is all that a panic path may write to. Both are
@@ -15,6 +16,7 @@ Page 0 is never handed out: address 0 means "nothing" to devices and to readers 
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import numpy as np
@@ -53,11 +55,15 @@ class PhysicalMemory:
         *,
         base: int = 0,
         buffer: NDArray[np.uint8] | None = None,
+        buffer_fd: int | None = None,
+        arena_at: int | None = None,
     ) -> None:
         """``size`` bytes of ordinary memory and ``arena_size`` more of arena, in whole pages.
 
         ``guard`` hears of ordinary memory that is asked for in a panic. ``buffer``: memory that is
-        there already, index = physical address; default: fresh memory, zeros.
+        there already, index = physical address, and the descriptor that it is a mapping of, for
+        ``share``; default: fresh memory, zeros. ``arena_at``: where the arena begins; default:
+        above ordinary memory.
 
         Raises:
             ValueError: a size is no multiple of a page, there is less than two pages of memory, or
@@ -69,13 +75,15 @@ class PhysicalMemory:
                 f" {PAGE_SIZE} bytes, and two of them at least"
             )
         top = base + size
-        self._own = FreezableMemory(top + arena_size) if buffer is None else None
+        arena = top if arena_at is None else arena_at
+        end = max(top, arena + arena_size)
+        self._own = FreezableMemory(end) if buffer is None else None
         if self._own is not None:
             buffer = self._own.array
         assert buffer is not None, "given, or our own"
-        if base % PAGE_SIZE or len(buffer) < top + arena_size:
+        if base % PAGE_SIZE or arena % PAGE_SIZE or len(buffer) < end:
             raise ValueError(
-                f"memory from {base:#x} to {top + arena_size:#x} does not fit whole pages of a"
+                f"memory from {base:#x} to {end:#x} does not fit whole pages of a"
                 f" buffer of {len(buffer):#x} bytes"
             )
         self.buffer: Final[NDArray[np.uint8]] = buffer
@@ -83,16 +91,19 @@ class PhysicalMemory:
         """Where ordinary memory begins."""
         self.size: Final = size
         """Bytes of ordinary memory."""
-        self.arena: Final = (top, top + arena_size)
+        self.arena: Final = (arena, arena + arena_size)
         """[start, end) of the panic arena."""
         self._guard = guard
+        self._buffer_fd = buffer_fd
+        self._shared = False
         self._ordinary = max(base, PAGE_SIZE)
-        self._arena = top
+        self._arena = arena
+        self._top: Final = top
 
     @property
     def ordinary(self) -> NDArray[np.uint8]:
         """Ordinary memory, uint8 (size,), a view."""
-        return self.buffer[self.base : self.arena[0]]
+        return self.buffer[self.base : self._top]
 
     @property
     def arena_used(self) -> int:
@@ -102,7 +113,7 @@ class PhysicalMemory:
     @property
     def ordinary_free(self) -> int:
         """Bytes that ``allocate`` still has."""
-        return self.arena[0] - self._ordinary
+        return self._top - self._ordinary
 
     def allocate(self, size: int, align: int) -> int:
         """Ordinary memory, at boot; a physical address. Its contents are whatever lay there.
@@ -113,7 +124,7 @@ class PhysicalMemory:
         if self._guard is not None:
             self._guard.report("memory-outside-arena", f"{size} bytes of ordinary memory asked for")
         start = _align_up(self._ordinary, align)
-        if start + size > self.arena[0]:
+        if start + size > self._top:
             asked = start + size - self._ordinary
             raise OutOfMemory(
                 "ordinary memory", asked, self.ordinary_free, "give the machine more memory"
@@ -141,12 +152,24 @@ class PhysicalMemory:
         self.buffer[start : start + size] = POISON
         return start
 
+    def share(self) -> int:
+        """A descriptor of all of it, for another process to map; the caller closes it.
+
+        Raises:
+            ValueError: it was made on a buffer without a descriptor.
+        """
+        self._shared = True
+        fd = self._buffer_fd if self._own is None else self._own.fd
+        if fd is None:
+            raise ValueError("this memory is no mapping of a file that could be shared")
+        return os.dup(fd)
+
     def freeze(self) -> Truth:
         """What ordinary memory holds now. Memory of our own is kept without a copy (``mapping``);
         what another process maps too has to be copied.
         """
-        start, end = self.base, self.arena[0]
-        if self._own is not None:
+        start, end = self.base, self._top
+        if self._own is not None and not self._shared:
             kept = self._own.freeze(end)
             return Truth([(start, kept.array[start:])], kept)
         kept = Mapping(self.size)

@@ -33,7 +33,15 @@ class Ports(Protocol):
 
     def outl(self, port: int, value: int) -> None: ...
 
+    def readb(self, address: int) -> int: ...
+
+    def readw(self, address: int) -> int: ...
+
     def readl(self, address: int) -> int: ...
+
+    def writeb(self, address: int, value: int) -> None: ...
+
+    def writew(self, address: int, value: int) -> None: ...
 
     def writel(self, address: int, value: int) -> None: ...
 
@@ -43,10 +51,11 @@ class NoSuchDevice(QemuError):
 
 
 class PciFunction:
-    """Function 0 of a device on bus 0; its registers are those of BAR 0."""
+    """Function 0 of a device on bus 0; its registers are those of one BAR."""
 
-    def __init__(self, ports: Ports, slot: int) -> None:
+    def __init__(self, ports: Ports, slot: int, bar: int = 0) -> None:
         self.slot: Final = slot
+        self._bar = BAR0 + 4 * bar
         self._ports = ports
         self._base = 0
 
@@ -60,41 +69,58 @@ class PciFunction:
         self._ports.outl(CONFIG_DATA, value)
 
     def enable(self, assign: int = FIRST_BAR) -> int:
-        """Let it decode memory and be a bus master; where its BAR 0 is.
+        """Let it decode memory and be a bus master; where its BAR is.
 
-        ``assign``: where to put a BAR 0 that nobody has assigned.
+        ``assign``: where to put a BAR that nobody has assigned.
         """
-        base = self.config_read(BAR0) & ~0xF
+        base = self.config_read(self._bar) & ~0xF
         if not base:
-            self.config_write(BAR0, assign)
+            self.config_write(self._bar, assign)
             base = assign
         command = self.config_read(COMMAND) & 0xFFFF
         self.config_write(COMMAND, command | IO_SPACE | MEMORY_SPACE | BUS_MASTER)
         self._base = base
         return base
 
+    def decodes_at(self, base: int) -> PciFunction:
+        """It is known where its BAR is; the function itself, with nothing changed."""
+        self._base = base
+        return self
+
     def interrupt_pending(self) -> bool:
         """The level of its INTx: PCI Local Bus 3.0, 6.2.3, Interrupt Status."""
         return bool(self.config_read(COMMAND) >> _STATUS_SHIFT & _INTERRUPT_STATUS)
 
+    # Reads of the BAR, and writes, which are posted.
+
+    def read8(self, offset: int) -> int:
+        return self._ports.readb(self._base + offset)
+
+    def read16(self, offset: int) -> int:
+        return self._ports.readw(self._base + offset)
+
     def read32(self, offset: int) -> int:
-        """A register of BAR 0."""
         return self._ports.readl(self._base + offset)
 
+    def write8(self, offset: int, value: int) -> None:
+        self._ports.writeb(self._base + offset, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self._ports.writew(self._base + offset, value)
+
     def write32(self, offset: int, value: int) -> None:
-        """A register of BAR 0. Posted."""
         self._ports.writel(self._base + offset, value)
 
 
-def find(ports: Ports, vendor: int, device: int) -> PciFunction:
-    """The first such device on bus 0.
+def find(ports: Ports, vendor: int, device: int, bar: int = 0) -> PciFunction:
+    """The first such device on bus 0; its registers are those of ``bar``.
 
     Raises:
         NoSuchDevice: there is none; says what there is.
     """
     seen: list[str] = []
     for slot in range(32):
-        function = PciFunction(ports, slot)
+        function = PciFunction(ports, slot, bar)
         identity = function.config_read(ID)
         if identity == device << 16 | vendor:
             return function

@@ -38,12 +38,24 @@ class Qtest:
         self.commands = 0
         """Sent so far."""
 
+    # 8, 16 and 32 bits of physical address space; writes are posted.
+
+    def readb(self, address: int) -> int:
+        return self._ask(f"readb {address:#x}")
+
+    def readw(self, address: int) -> int:
+        return self._ask(f"readw {address:#x}")
+
     def readl(self, address: int) -> int:
-        """32 bits of physical address space."""
         return self._ask(f"readl {address:#x}")
 
+    def writeb(self, address: int, value: int) -> None:
+        self._post(f"writeb {address:#x} {value:#x}")
+
+    def writew(self, address: int, value: int) -> None:
+        self._post(f"writew {address:#x} {value:#x}")
+
     def writel(self, address: int, value: int) -> None:
-        """Posted."""
         self._post(f"writel {address:#x} {value:#x}")
 
     def inl(self, port: int) -> int:

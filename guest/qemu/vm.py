@@ -12,8 +12,12 @@ What is kept, in the run's folder:
     qemu.log        what QEMU printed
     console.log     what the guest printed on its serial line, if it has one
 
-Two machines are made of it: ``halted``, on which no instruction but HLT ever runs, and ``linux``
-(``guest/linux``). Their options differ; this module knows only what they share.
+Three machines are made of it: ``halted``, on which no instruction but HLT ever runs, ``linux``
+(``guest/linux``), and one of the user's own (``guest/vm``). Their options differ; this module knows
+only what they share.
+
+RAM lies at physical address 0, and as far as it does not fit below ``low_memory``, at 4 GiB:
+between the two a PC has its devices.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from guest.kernel.mapping import Mapping
+from guest.kernel.mapping import AddressSpace, Mapping
 from guest.qemu import coredump
 from guest.qemu.coredump import CoreDump
 from guest.qemu.errors import QemuGone, QemuLaunchFailure, QemuMissing
@@ -44,6 +48,12 @@ from guest.qemu.serial import SerialLine
 PROGRAM: Final = "qemu-system-x86_64"
 COMMAND, LOG, CONSOLE = "qemu.command", "qemu.log", "console.log"
 _SERIAL: Final = "serial"
+#: Names that QEMU has for the gdb server's socket, and for the memory of an arena beside RAM.
+GDB, ARENA = "gdb", "arena"
+#: Where the rest of RAM begins.
+HIGH: Final = 1 << 32
+#: So much of it is below that, at most.
+LOW_MEMORY: Final = 3 << 30
 #: QEMU's name for the file that a dump of the machine goes to.
 _CORE: Final = "core"
 #: How long a process that was killed may take to end, seconds.
@@ -66,7 +76,7 @@ class VmOptions:
     """What a machine is made of, besides its RAM and its connections."""
 
     memory_size: int
-    """Bytes of RAM, whole MiB, at physical address 0 without a gap: 3 GiB at most."""
+    """Bytes of RAM, whole MiB."""
     nic: str = "e1000"
     mac: bytes = b"\x02\x00\x00\x00\x00\x02"
     accelerator: str = "tcg"
@@ -77,6 +87,14 @@ class VmOptions:
     more: tuple[str, ...] = ()
     netdev_fd: int | None = None
     """A TAP to plug the NIC into; default: ``Vm.netdev``."""
+    parkable: bool = False
+    """It has what ``parking`` needs."""
+    arena_size: int = 0
+    """RAM beside the machine's own, which ``beside`` plugs in; its size becomes a power of two."""
+    low_memory: int = LOW_MEMORY
+    """So much RAM is below 4 GiB at most."""
+    environment: tuple[str, ...] = ()
+    """NAME=VALUE of its own environment."""
 
 
 def halted(memory_size: int, *, nic: str = "e1000", mac: bytes) -> VmOptions:
@@ -107,9 +125,13 @@ class Vm:
     qtest: Qtest = field(init=False)
     ram: NDArray[np.uint8] = field(init=False)
     """uint8, flat, writable; index = physical address. What devices see, QEMU's own included."""
+    ram_fd: int = field(init=False, default=-1)
+    """What ``ram`` is a mapping of, until ``close``."""
     netdev: socket.socket | None = field(init=False, default=None)
     """The NIC's wire: frames, each behind its length in 4 bytes, big-endian. None with a TAP."""
     serial: SerialLine | None = field(init=False, default=None)
+    gdb: socket.socket | None = field(init=False, default=None)
+    """Where QEMU's gdb server will listen, if the machine is parkable."""
     command: list[str] = field(init=False, default_factory=list)
     _log: int = field(init=False, default=-1)
     _said: str = field(init=False, default="")
@@ -117,6 +139,7 @@ class Vm:
     _monitor: Monitor | None = field(init=False, default=None)
     _monitor_end: socket.socket = field(init=False)
     _memory: Mapping | None = field(init=False, default=None)
+    _arena: int = field(init=False, default=-1)
     _ends: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
@@ -139,6 +162,26 @@ class Vm:
         if self._monitor is None:
             self._monitor = Monitor(self._monitor_end)
         return self._monitor
+
+    @property
+    def low_end(self) -> int:
+        """Where RAM below 4 GiB ends."""
+        return min(self.options.memory_size, self.options.low_memory)
+
+    @property
+    def high_size(self) -> int:
+        """Bytes of RAM from 4 GiB on."""
+        return self.options.memory_size - self.low_end
+
+    @property
+    def arena_size(self) -> int:
+        """Of the arena beside RAM."""
+        return 1 << (self.options.arena_size - 1).bit_length()
+
+    def lay_arena(self, address: int) -> None:
+        """``ram`` has it there, too."""
+        assert isinstance(self._memory, AddressSpace), "it has an arena beside RAM"
+        self._memory.lay(address, self.arena_size, self._arena)
 
     @property
     def pid(self) -> int:
@@ -232,20 +275,36 @@ class Vm:
             ram = share(self._make_ram(options.memory_size))
             qtest_end, qtest = connect()
             self._monitor_end, monitor = connect()
+            spare = f",maxcpus={options.cpus + 1}" if options.parkable else ""
+            shape = f",max-ram-below-4g={options.low_memory}" if self.high_size else ""
             command = [
+                *(("/usr/bin/env", *options.environment) if options.environment else ()),
                 program,
                 *("-no-user-config", "-nodefaults", "-display", "none"),
-                *("-accel", options.accelerator, "-smp", str(options.cpus)),
+                *("-accel", options.accelerator, "-smp", f"{options.cpus}{spare}"),
                 *("-m", f"{options.memory_size >> 20}M"),
                 "-object",
                 f"memory-backend-file,id=ram0,size={options.memory_size},share=on,"
                 f"mem-path=/proc/self/fd/{ram}",
-                *("-machine", "pc,memory-backend=ram0"),
+                *("-machine", f"pc,memory-backend=ram0{shape}"),
                 # The option wants a character device that bears the name of the option.
                 *("-chardev", f"socket,id=qtest,fd={qtest}"),
                 *("-qtest", "chardev:qtest", "-qtest-log", "none"),
                 *("-chardev", f"socket,id=qmp,fd={monitor}", "-mon", "chardev=qmp,mode=control"),
             ]
+            if options.parkable:
+                self.gdb, gdb = connect()
+                command += ["-chardev", f"socket,id={GDB},fd={gdb}"]
+            if options.arena_size:
+                self._arena = os.memfd_create("guest-arena")
+                self._ends.callback(os.close, self._arena)
+                os.ftruncate(self._arena, self.arena_size)
+                beside = share(os.dup(self._arena))
+                command += [
+                    "-object",
+                    f"memory-backend-file,id={ARENA},size={self.arena_size},share=on,"
+                    f"mem-path=/proc/self/fd/{beside}",
+                ]
             if options.firmware is not None:
                 image = share(os.memfd_create("firmware"))
                 os.write(image, options.firmware)
@@ -290,7 +349,16 @@ class Vm:
     def _make_ram(self, size: int) -> int:
         fd = os.memfd_create("guest-ram")
         os.ftruncate(fd, size)
-        self._memory = Mapping(size, fd)
+        self.ram_fd = os.dup(fd)
+        self._ends.callback(os.close, self.ram_fd)
+        if self.high_size or self.options.arena_size:
+            space = AddressSpace(HIGH + self.high_size)
+            space.lay(0, self.low_end, fd)
+            if self.high_size:
+                space.lay(HIGH, self.high_size, fd, self.low_end)
+            self._memory = space
+        else:
+            self._memory = Mapping(size, fd)
         self.ram = self._memory.array
         return fd
 

@@ -37,6 +37,8 @@ from guest.kernel.memory import PhysicalMemory
 from guest.synthetic.contents import fill
 from guest.synthetic.msgbuf import BOOT_LINES, MessageBuffer
 
+#: How often a CPU that waits for an interrupt looks at the line, microseconds.
+_LOOK_US: Final = 10
 #: Handler runs in one ``take_interrupts`` before it is called a storm.
 _STORM: Final = 1000
 
@@ -98,16 +100,20 @@ class SyntheticMachine(Corpse):
         config: MachineConfig,
         delay_us: Callable[[int], None] = lambda microseconds: None,
         buffer: NDArray[np.uint8] | None = None,
+        buffer_fd: int | None = None,
     ) -> None:
         """Boot: memory is filled from the seed, the message buffer gets its first lines.
 
         ``delay_us`` is what busy-waiting means in this run: it moves a clock, or does nothing.
-        ``buffer``: the memory to live in; default: fresh memory.
+        ``buffer``: the memory to live in, and the descriptor that it is a mapping of; default:
+        fresh memory.
         """
         guard = PanicGuard()
         size, arena = config.memory_size, config.arena_size
         super().__init__(
-            PhysicalMemory(size, arena, guard, base=config.base, buffer=buffer),
+            PhysicalMemory(
+                size, arena, guard, base=config.base, buffer=buffer, buffer_fd=buffer_fd
+            ),
             guard,
             cpus=config.cpus,
             mbufs=config.mbufs,
@@ -209,6 +215,16 @@ class SyntheticMachine(Corpse):
             f"the interrupt line is still up after {_STORM} runs of its handler: the handler must"
             " clear the cause at the device"
         )
+
+    def wait_interrupt(self, microseconds: int) -> bool:
+        """As ``Corpse.wait_interrupt``; before the panic the handler runs when the line is up."""
+        if self.guard.armed:
+            return super().wait_interrupt(microseconds)
+        for waited in range(0, microseconds + 1, _LOOK_US):
+            if self.take_interrupts():
+                return True
+            self.delay_us(min(_LOOK_US, microseconds - waited))
+        return False
 
     # -- dying ---------------------------------------------------------------------------------
 

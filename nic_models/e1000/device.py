@@ -2,7 +2,7 @@
 
 Software sees three things, as on the PCI bus: ``read32``/``write32`` on BAR 0, guest memory that
 the device reads and writes by itself, and the interrupt line. The other side is a wire:
-``transmit`` hands out the frames that have left, ``receive`` takes those that arrive, ``set_link``
+``transmit`` hands out the frames that have left, ``deliver`` takes those that arrive, ``set_link``
 plugs the cable.
 
 This module is the register file and nothing else; the work is done by
@@ -47,6 +47,7 @@ from nic_models.e1000.rx import Receiver
 from nic_models.e1000.stats import Counters, Statistics
 from nic_models.e1000.tx import Transmitter
 from nic_models.frames import Frames
+from nic_models.narrow import DwordRegisters
 
 _U32: Final = 0xFFFF_FFFF
 _EEPROM_WORDS: Final = 64
@@ -69,8 +70,8 @@ _TX_RING: Final[dict[int, str]] = {
 }
 
 
-class E1000Device:
-    """An 82540EM; satisfies ``nic_models.contracts.Mmio``."""
+class E1000Device(DwordRegisters):
+    """An 82540EM; a ``nic_models.contracts.Silicon``."""
 
     def __init__(
         self,
@@ -131,6 +132,25 @@ class E1000Device:
 
     # --- the wire's side ---------------------------------------------------------------------
 
+    def power_on(self) -> None:
+        """The cable is plugged in; it is also when this object is made."""
+        self.set_link(True)
+
+    def settle(self, at_most_s: float = 0.0) -> bool:
+        """What was delivered is in memory at once, or waits for descriptors."""
+        return True
+
+    def await_interrupt(self) -> None:
+        """A cause reaches the line at once."""
+
+    def machine_died(self) -> None:
+        """Whose memory it writes to from here on."""
+        self.forget_dma_writes()
+
+    def reach(self) -> list[tuple[int, int]]:
+        """Exactly what DMA has written to since."""
+        return self.dma_writes()
+
     def transmit(self, now_ns: int) -> Frames:
         """Play the transmitter up to ``now_ns``; the frames that have left the wire by then.
 
@@ -140,7 +160,7 @@ class E1000Device:
         self._take_causes()
         return frames
 
-    def receive(self, frames: Frames) -> None:
+    def deliver(self, frames: Frames) -> None:
         """Frames that reach the PHY, without FCS, ordered by time; copied before this returns."""
         self.receiver.receive(frames)
         self._take_causes()

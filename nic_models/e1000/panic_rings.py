@@ -1,7 +1,7 @@
 """The two rings of the panic path: batches in, batches out, nothing but the arena touched.
 
 Pure data structures over memory: no register is read or written here, no lock taken, no time spent
-waiting. ``driver`` rings the doorbells. Everything is reserved once, at boot.
+waiting. ``debugnet`` rings the doorbells. Everything is reserved once, at boot.
 
 Transmit (8254x SDM 3.4). A frame takes two descriptors, its headers and its payload by address, or
 one if it has no payload. Descriptor i owns slot i of the header ring, so a header is overwritten

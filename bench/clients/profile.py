@@ -1,0 +1,80 @@
+"""Kind ``profile``: our client, as one of the rows of ``netdump/profiles``, through a driver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field, StrictBool, StrictInt
+
+from bench.kinds import ClientKind
+from bench.scenario import written
+from bench.table import Table
+from netdump.profiles import PROFILES, Profile
+
+if TYPE_CHECKING:
+    from bench.scenario.schema import ResolvedCase
+
+#: IPv4, UDP and netdump headers.
+_HEADERS: Final = 52
+
+
+class ProfileOptions(Table):
+    """Overrides of the profile's own numbers."""
+
+    polls: Annotated[StrictInt | None, Field(ge=1, le=1_000_000)] = None
+    """Polls without progress before frames are sent again."""
+    retries: Annotated[StrictInt | None, Field(ge=0, le=10_000)] = None
+    """How often that is done without progress before the client gives up."""
+    window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
+    """The most frames in flight, of a client with a sliding window."""
+    footer: StrictBool | None = None
+    """Send a second copy of the header after the data: it lets a server confirm the tail."""
+    selective_acks: StrictBool | None = None
+    """Offer to take one ack for many frames; only our server takes the offer."""
+    path: Annotated[str, written.PATH] | None = None
+    """Below the server's folder: where the dump is to go."""
+
+
+def _of(case: ResolvedCase) -> ProfileOptions:
+    options: ProfileOptions = case.client_part.options
+    return options
+
+
+def profile_of(case: ResolvedCase) -> Profile:
+    """The case's row of the profile table, with its overrides."""
+    row = PROFILES[case.profile]
+    wanted = _of(case)
+    if wanted.polls is not None:
+        row = replace(row, polls=wanted.polls)
+    if wanted.retries is not None:
+        row = replace(row, retries=wanted.retries)
+    if wanted.window is not None:
+        row = replace(row, window_frames=wanted.window)
+    if wanted.footer is not None:
+        row = replace(row, footer=wanted.footer)
+    if wanted.selective_acks is not None:
+        row = replace(row, selective_acks=wanted.selective_acks)
+    return row
+
+
+PROFILE: Final = ClientKind(
+    name="profile",
+    says="our client, as the profile that each case names",
+    options=ProfileOptions,
+    rules=(
+        (
+            ("client", "path"),
+            lambda c: len((_of(c).path or "").encode()) + 1 > c.nic.mtu - _HEADERS,
+            "with its NUL it does not fit one HERALD at this nic.mtu",
+        ),
+        (
+            ("client", "selective_acks"),
+            lambda c: bool(_of(c).selective_acks) and PROFILES[c.profile].window != "sliding",
+            "the stock clients' bitmap can't take them: they are for netdump2",
+        ),
+    ),
+    profile=profile_of,
+    profiles=True,
+    tuning=frozenset({"polls", "retries", "window"}),
+)

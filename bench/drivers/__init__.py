@@ -1,0 +1,1 @@
+"""Drivers that are not ours: Python classes of somebody's file, and shared libraries of C."""

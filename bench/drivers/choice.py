@@ -1,0 +1,81 @@
+"""Which driver a case has: the family's own, a Python class of a file, or a shared library."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.board import Board
+from bench.drivers.contain import ContainedDriver
+from bench.drivers.library import LibraryDriver
+from bench.drivers.protocol import Method
+from bench.drivers.watched import WatchedDriver, source_of
+from bench.parts import is_library, load_part, names_a_file
+from bench.scenario.schema import Nic
+from guest.kernel.corpse import Corpse
+from nic_models.contracts import Driver, Mbufs, Mode
+from nic_models.family import NicFamily
+
+#: What a library prints, in the run's folder.
+LOG: Final = "driver.log"
+#: Rings for the panic of a driver that only lives the ordinary life: the least that there can be.
+_LEAST_RING: Final = 8
+
+
+def choose_driver(
+    nic: Nic,
+    family: NicFamily,
+    board: Board,
+    machine: Corpse,
+    tx_zone: Mbufs,
+    folder: Path,
+    closing: ExitStack,
+) -> Driver:
+    """``folder``: the run's. ``closing`` ends its process.
+
+    Raises:
+        BadInput: it can't be loaded.
+        DriverCrashed: it fails while it is made.
+    """
+    make = partial(
+        family.driver,
+        board,
+        machine.memory,
+        machine,
+        mode=Mode(nic.mode),
+        mtu=nic.mtu,
+        promiscuous=nic.promiscuous,
+        tx_zone=tx_zone,
+    )
+    guard = machine.guard
+    if nic.driver is None:
+        own = make(tx_ring=nic.tx_ring, rx_ring=nic.rx_ring)
+        if not names_a_file(nic.model):
+            return WatchedDriver(own, board, guard)
+        contained = ContainedDriver(lambda: own, nic.model)
+        return WatchedDriver(contained, board, guard, lambda: source_of(own, "transmit"))
+    if is_library(nic.driver):
+        library = closing.enter_context(
+            LibraryDriver(
+                Path(nic.driver),
+                board,
+                machine,
+                mode=Mode(nic.mode),
+                mtu=nic.mtu,
+                promiscuous=nic.promiscuous,
+                tx_ring=nic.tx_ring,
+                rx_ring=nic.rx_ring,
+                tx_zone=tx_zone,
+                log=folder / LOG,
+                living=lambda: make(tx_ring=_LEAST_RING, rx_ring=_LEAST_RING),
+            )
+        )
+        return WatchedDriver(library, board, guard, lambda: library.where(Method.TRANSMIT))
+    theirs = load_part(nic.driver, Path(), "driver")
+    arguments = {**make.keywords, "tx_ring": nic.tx_ring, "rx_ring": nic.rx_ring}
+    foreign = ContainedDriver(
+        lambda: theirs(board, machine.memory, machine, **arguments), nic.driver
+    )
+    return WatchedDriver(foreign, board, guard, lambda: source_of(foreign.inner, "transmit"))

@@ -1,0 +1,205 @@
+"""Parts of somebody's own file: what goes wrong in them is no defect of the bench.
+
+An exception of a driver's is a verdict, ``DriverCrashed``: a kernel does not survive it, and the
+run is judged. One of a card's own silicon is a broken tool, ``SiliconBroke``: nothing can be judged
+with it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal, ParamSpec, TypeVar
+
+import numpy as np
+
+from bench.board import MachineLost, OutOfTime
+from bench.drivers.errors import DriverCrashed
+from bench.errors import BadInput, BenchError
+from bench.wire.contracts import WireError
+from guest.kernel.guard import place
+from guest.kernel.locks import Deadlock
+from guest.kernel.memory import OutOfMemory
+from guest.qemu.errors import QemuError
+from nic_models.contracts import Driver, Mbufs, Silicon, TxBatch
+from nic_models.frames import Frames
+from nic_models.narrow import NarrowAccess
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: What passes through a driver and is not its doing.
+_NOT_ITS_OWN: Final = (
+    BenchError,
+    Deadlock,
+    DriverCrashed,
+    MachineLost,
+    OutOfMemory,
+    OutOfTime,
+    QemuError,
+    WireError,
+)
+#: What a ``Driver`` has, and a driver of somebody's own may lack.
+_REQUIRED: Final = (
+    *("mac", "mtu", "tx_zone", "stack"),
+    *("attach", "send", "interrupt", "link_up", "event", "transmit", "poll"),
+)
+
+
+class ContainedDriver:
+    """A ``Driver`` round the user's: an exception of its own becomes ``DriverCrashed``."""
+
+    def __init__(self, make: Callable[[], Any], text: str) -> None:
+        """``text``: as the scenario names it.
+
+        Raises:
+            DriverCrashed: its constructor fails, or what it made is no driver.
+        """
+        self._text = text
+        self._driver: Driver = self._contained("__init__", make)
+        lacks = [name for name in _REQUIRED if not hasattr(type(self._driver), name)]
+        lacks = [name for name in lacks if name not in getattr(self._driver, "__dict__", {})]
+        if lacks:
+            raise DriverCrashed(f"{text} is no Driver: it has no {', '.join(lacks)}")
+
+    @property
+    def inner(self) -> Driver:
+        return self._driver
+
+    @property
+    def tx_zone(self) -> Mbufs:
+        return self._driver.tx_zone
+
+    @tx_zone.setter
+    def tx_zone(self, zone: Mbufs) -> None:
+        self._driver.tx_zone = zone
+
+    @property
+    def stack(self) -> list[Callable[[bytes], None]]:
+        return self._driver.stack
+
+    @property
+    def mac(self) -> bytes:
+        mac = self._contained("mac", lambda: self._driver.mac)
+        if not isinstance(mac, bytes) or len(mac) != 6:
+            raise DriverCrashed(f"{self._text}: mac is {mac!r}, and should be 6 bytes")
+        return mac
+
+    @property
+    def mtu(self) -> int:
+        return self._contained("mtu", lambda: self._driver.mtu)
+
+    def attach(self) -> None:
+        self._contained("attach", self._driver.attach)
+
+    def send(self, frames: list[bytes]) -> int:
+        return self._contained("send", lambda: self._driver.send(frames))
+
+    def interrupt(self) -> None:
+        self._contained("interrupt", self._driver.interrupt)
+
+    def link_up(self) -> bool:
+        return self._contained("link_up", self._driver.link_up)
+
+    def event(self, what: Literal["start", "end"]) -> None:
+        self._contained("event", lambda: self._driver.event(what))
+
+    def transmit(self, batch: TxBatch) -> int:
+        taken = self._contained("transmit", lambda: self._driver.transmit(batch))
+        count = len(batch.header_lengths)
+        if not isinstance(taken, int | np.integer) or not 0 <= taken <= count:
+            says = f"transmit says that it took {taken!r} frames of {count}"
+            raise DriverCrashed(f"{self._text}: {says}")
+        return int(taken)
+
+    def poll(self, budget: int) -> Frames:
+        frames: object = self._contained("poll", lambda: self._driver.poll(budget))
+        if not isinstance(frames, Frames):
+            says = f"poll gives {type(frames).__name__}, and should give Frames"
+            raise DriverCrashed(f"{self._text}: {says}")
+        if len(frames) > budget:
+            says = f"poll hands {len(frames)} frames up, and its budget was {budget}"
+            raise DriverCrashed(f"{self._text}: {says}")
+        return frames
+
+    def _contained(self, method: str, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except _NOT_ITS_OWN:
+            raise
+        except Exception as error:
+            says = _told(error, self._text)
+            raise DriverCrashed(f"in its {method}: {says}") from None
+
+
+class SiliconBroke(BadInput):
+    """A card of somebody's own raised."""
+
+
+class ContainedSilicon:
+    """A ``Silicon`` round the user's. What it refuses by ``NarrowAccess`` is the driver's
+    mistake."""
+
+    def __init__(self, silicon: Silicon, text: str) -> None:
+        """``text``: the family, as the scenario names it."""
+        self._silicon = silicon
+        self._text = text
+
+    def read8(self, offset: int) -> int:
+        return self._contained(self._silicon.read8, offset)
+
+    def read16(self, offset: int) -> int:
+        return self._contained(self._silicon.read16, offset)
+
+    def read32(self, offset: int) -> int:
+        return self._contained(self._silicon.read32, offset)
+
+    def write8(self, offset: int, value: int) -> None:
+        self._contained(self._silicon.write8, offset, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self._contained(self._silicon.write16, offset, value)
+
+    def write32(self, offset: int, value: int) -> None:
+        self._contained(self._silicon.write32, offset, value)
+
+    def power_on(self) -> None:
+        self._contained(self._silicon.power_on)
+
+    def transmit(self, now_ns: int) -> Frames:
+        return self._contained(self._silicon.transmit, now_ns)
+
+    def deliver(self, frames: Frames) -> None:
+        self._contained(self._silicon.deliver, frames)
+
+    def settle(self, at_most_s: float) -> bool:
+        return self._contained(self._silicon.settle, at_most_s)
+
+    def await_interrupt(self) -> None:
+        self._contained(self._silicon.await_interrupt)
+
+    def machine_died(self) -> None:
+        self._contained(self._silicon.machine_died)
+
+    def reach(self) -> list[tuple[int, int]]:
+        return self._contained(self._silicon.reach)
+
+    def _contained(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return call(*arguments, **named)
+        except NarrowAccess:
+            raise
+        except Exception as error:
+            raise SiliconBroke(f"{self._text}: {_told(error, self._text)}") from None
+
+
+def _told(error: Exception, text: str) -> str:
+    """``KeyError: 7 (FILE:LINE NAME)``: the innermost line of the part's own file, if it has
+    one."""
+    says = traceback.format_exception_only(error)[-1].strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    file = Path(text.rpartition(":")[0]).name
+    own = [frame for frame in frames if Path(frame.filename).name == file]
+    frame = (own or list(frames))[-1]
+    return f"{says} ({place(frame.filename, frame.lineno or 0, frame.name)})"

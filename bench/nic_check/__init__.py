@@ -1,0 +1,1 @@
+"""What every family of NICs is asked, silicon and driver together: ``netdump-bench check-nic``."""

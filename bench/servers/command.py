@@ -1,0 +1,216 @@
+"""Kind ``command``: any program that takes netdumps, as a child in the run's namespace.
+
+All that the bench asks of it is that it stays in the foreground, takes HERALDs on UDP port 20023
+and stores dumps in a folder. So FreeBSD's netdumpd, built on Linux, is one::
+
+    [server]
+    kind       = "command"
+    argv       = ["netdumpd", "-D", "-a", "{address}", "-d", "{dumpdir}"]
+    finished   = "vmcore.*.last"
+    unfinished = "vmcore.*"
+
+* It listens when the kernel says that its UDP port is bound; or, where that is too early, when it
+  has printed a line that fits ``ready``. (What goes to a file many programs print late.)
+* What it calls a complete dump is told by patterns of file names (``names.py``).
+* A program that looks its clients' names up gets an answer at once (``nameservice.py``).
+* It may run as another user. The folder for the dumps is his then, and is readable by us.
+* What it prints, how it ends and by which signal are evidence (``native.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, StrictStr, ValidationInfo
+
+from bench.kinds import NamespacePlace, ServerKind
+from bench.servers.child import start_child
+from bench.servers.manners import Argument, Foreign, filled, hosts_of, names_the_folder
+from bench.servers.nameservice import NameService
+from bench.servers.native import START_TIMEOUT_S, NativeServer, ServerLaunchFailure
+from bench.servers.ports import LOOK_S, is_bound
+from bench.wire.namespace import PORT, Namespace
+
+_NET: Final = Path("/proc/thread-self/net")
+#: Exit status of a child that can't become the one that it was to be (as a shell's "can't run").
+_NOT_RUN: Final = 126
+
+
+def _found(argv: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """``./`` and ``../`` begin where the scenario lies; the program must be there."""
+    base = (info.context or {}).get("base", Path())
+    words = [
+        os.path.abspath(Path(base, word)) if word.startswith(("./", "../")) else word
+        for word in argv
+    ]
+    if shutil.which(words[0]) is None:
+        raise ValueError(f"{words[0]!r}: there is no such program")
+    return tuple(words)
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _account_name(user: str) -> str:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        raise ValueError(f"no user is named {user!r} here") from None
+    return user
+
+
+class CommandOptions(Foreign):
+    """How to play somebody's server."""
+
+    argv: Annotated[tuple[Argument, ...], Field(min_length=1), AfterValidator(_found)]
+    """Program and arguments; ``{address}``, ``{port}`` and ``{dumpdir}`` stand for the run's. Where
+    no argument names the folder, it is the program's current one."""
+    ready: Annotated[StrictStr, AfterValidator(_expression)] | None = None
+    """A regular expression: it listens when a line of what it prints fits."""
+    user: Annotated[StrictStr, AfterValidator(_account_name)] | None = None
+
+
+class CommandServer(NativeServer):
+    """Somebody's server in a namespace."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        dumpdir: Path,
+        log: Path,
+        wanted: CommandOptions,
+        *,
+        bind: str = "198.18.0.1",
+        hosts: Mapping[str, str] | None = None,
+    ) -> None:
+        """``log`` collects what it prints. ``hosts``: addresses of the run and their names."""
+        dumpdir = dumpdir.absolute()
+        command = filled(wanted.argv, bind, str(dumpdir))
+        super().__init__(namespace, dumpdir, log, (bind, PORT), command)
+        self.protocol = wanted.protocol
+        self.names = wanted.names
+        self._wanted = wanted
+        self._hosts = dict(hosts or {})
+
+    def start(self) -> None:
+        if self.running:
+            return
+        if self._bound():
+            address, port = self.address
+            raise ServerLaunchFailure(
+                self.command, None, f"UDP port {port} of {address} is taken: who has it?"
+            )
+        self.dumpdir.mkdir(parents=True, exist_ok=True)
+        if self._wanted.user is not None:
+            account = pwd.getpwnam(self._wanted.user)
+            os.chown(self.dumpdir, account.pw_uid, account.pw_gid)
+        super().start()
+
+    def _spawn(self, log: int) -> subprocess.Popen[bytes]:
+        service = NameService(self.log.parent / "etc", self._hosts)
+        become = _becoming(self._wanted.user, self.dumpdir)
+
+        def before() -> None:
+            service.enter()
+            become()
+
+        try:
+            return start_child(
+                self.command,
+                log,
+                environment=self._wanted.environment,
+                folder=None if names_the_folder(self._wanted.argv) else str(self.dumpdir),
+                before=before,
+            )
+        except OSError as error:
+            why = f"{self.command[0]}: {error.strerror}"
+            raise ServerLaunchFailure(self.command, _NOT_RUN, why) from None
+        finally:
+            service.entered()
+            note = f"The server has no name service: {service.lacks}."
+            self.notes = [note] if service.lacks else []
+
+    def _listens(self, printed_from: int) -> bool:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._is_ready(printed_from):
+                return self.running
+            if self._ends_within(LOOK_S):
+                break
+        return False
+
+    def _is_ready(self, printed_from: int) -> bool:
+        if self._wanted.ready is None:
+            return self._bound()
+        printed = self._printed(printed_from)
+        whole = printed[: printed.rfind("\n") + 1]
+        return any(re.search(self._wanted.ready, line) for line in whole.splitlines())
+
+    def _bound(self) -> bool:
+        return self._namespace.run(is_bound, _NET, *self.address)
+
+
+class _becoming:
+    """Makes a child another user; all that must be looked up is, before the fork."""
+
+    def __init__(self, user: str | None, dumpdir: Path) -> None:
+        self._account = None if user is None else pwd.getpwnam(user)
+        self._groups: list[int] = []
+        if self._account is not None:
+            self._groups = os.getgrouplist(self._account.pw_name, self._account.pw_gid)
+        self._dumpdir = dumpdir
+
+    def __call__(self) -> None:
+        account = self._account
+        if account is None:
+            return
+        try:
+            os.setgroups(self._groups)
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+        except OSError as error:
+            _give_up(f"can't become user {account.pw_name}: {error.strerror}; play as root")
+        if not os.access(self._dumpdir, os.W_OK | os.X_OK):
+            _give_up(
+                f"user {account.pw_name} can't reach {self._dumpdir}: a folder above it is closed"
+                " to others; name another one with --runs"
+            )
+
+
+def _give_up(why: str) -> None:
+    """In a child that can't be what it was to be; its output is the evidence."""
+    os.write(2, f"{why}\n".encode())
+    os._exit(_NOT_RUN)
+
+
+def _command(place: NamespacePlace, options: CommandOptions) -> CommandServer:
+    return CommandServer(
+        place.namespace,
+        place.dumpdir,
+        place.folder / "server.log",
+        options,
+        bind=place.address,
+        hosts=hosts_of(place.segment),
+    )
+
+
+COMMAND: Final = ServerKind(
+    name="command",
+    says="any program that takes netdumps: netdumpd, or yours",
+    options=CommandOptions,
+    in_namespace=_command,
+    by_nature={"rescue": False, "strict_finish": False},
+)

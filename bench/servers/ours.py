@@ -1,0 +1,71 @@
+"""Kind ``netdump-bench``: our server, as a process behind a TAP, or its core in memory."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field, StrictBool
+
+from bench.kinds import NamespacePlace, ServerKind, SimulatedPlace
+from bench.scenario.schema import Size
+from bench.servers.inprocess import InProcessServer
+from bench.servers.process import ServerProcess
+from bench.table import Table
+from server.config import ServerConfig
+
+#: The largest datagram that our server takes by itself.
+_DATAGRAM: Final = 4148
+
+
+class OurOptions(Table):
+    """What our server can be told."""
+
+    rescue: StrictBool = True
+    """Holds acks that a stock client would take for those of other frames."""
+    strict_finish: StrictBool = True
+    """Does not acknowledge FINISHED while the dump has holes."""
+    max_dump: Annotated[Size | None, Field(ge=4096)] = None
+    """A larger dump is refused; not given: the server's own limit."""
+
+    def config(self) -> ServerConfig:
+        """For the core in memory."""
+        config = ServerConfig(rescue=self.rescue, strict_finish=self.strict_finish)
+        if self.max_dump is None:
+            return config
+        return ServerConfig(
+            rescue=self.rescue, strict_finish=self.strict_finish, max_dump=self.max_dump
+        )
+
+    def words(self, mtu: int) -> list[str]:
+        """The same on the command line of a server that takes datagrams of this MTU."""
+        words = ["--fsync", "none"]
+        words += [] if self.rescue else ["--no-rescue"]
+        words += [] if self.strict_finish else ["--stock-acks"]
+        if self.max_dump is not None:
+            words += ["--max-dump", str(self.max_dump)]
+        if mtu > _DATAGRAM:
+            words += ["--max-datagram", str(mtu)]
+        return words
+
+
+def _process(place: NamespacePlace, options: OurOptions) -> ServerProcess:
+    return ServerProcess(
+        place.namespace,
+        place.dumpdir,
+        place.folder / "server.log",
+        bind=place.address,
+        options=options.words(place.mtu),
+    )
+
+
+def _in_process(place: SimulatedPlace, options: OurOptions) -> InProcessServer:
+    return InProcessServer(place.host, place.dumpdir, config=options.config(), fsync="none")
+
+
+OURS: Final = ServerKind(
+    name="netdump-bench",
+    says="our own server: a process behind a TAP, its core in memory elsewhere",
+    options=OurOptions,
+    in_namespace=_process,
+    simulated=_in_process,
+)

@@ -1,0 +1,166 @@
+"""What was received of one dump, and is stored.
+
+    part      comes in    on the disk                  in memory
+    vmcore    VMCORE      vmcore.HOST.N[.partial]      which bytes are there (``coverage.py``)
+    header    KDH         in words, in info.HOST.N     all of it
+    key       EKCD_KEY    key.HOST.N                   all of it
+
+Here is no state, no client and no clock: when files are made and named is ``life.py``'s business,
+what a client is told is ``acks.py``'s. Rules:
+
+1. What is kept is in the store when a method returns; an ack may follow then, and not before.
+2. A repeated message changes nothing. Bytes that are there already are not written a second time,
+   but compared: if they differ, the last ones win while the dump runs, as with netdumpd; after its
+   end they are not known.
+3. A dump is whole when ``completeness.py`` finds nothing wrong with it. Only then does it get its
+   final name.
+4. With ``strict_finish`` off, netdumpd's way: nothing is checked, and nothing is cut off but the
+   padding of compressed dumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdump.kdh import (
+    COMPRESSION_GZIP,
+    COMPRESSION_NONE,
+    COMPRESSION_ZSTD,
+    KernelDumpHeader,
+)
+from netdump.messages import HEADER_SIZE, Block, MessageType
+from server.completeness import faults, has_footer
+from server.config import ServerConfig
+from server.corefile import CoreFile
+from server.keyblock import KeyBlock
+from server.refusals import Named, Refusal
+from server.store import Store, StoreError
+
+SUFFIX: Final = {COMPRESSION_GZIP: ".gz", COMPRESSION_ZSTD: ".zst"}
+
+
+class Dump:
+    """One dump's parts and files. Batches are a ``Block`` and its datagrams, uint8 (n, stride)."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: ServerConfig,
+        refuse: Callable[[Refusal, int], None],
+        on_rewrite: Callable[[int, int], None],
+    ) -> None:
+        """``refuse`` and ``on_rewrite`` are told what ``CoreFile`` tells."""
+        self.name = ""
+        """``vmcore.HOST.N``; "" until ``begin``."""
+        self.vmcore = CoreFile(store, config.max_intervals, refuse, on_rewrite)
+        self.key = KeyBlock(store)
+        self.header: KernelDumpHeader | None = None
+        self._header_bytes = b""
+        self._store = store
+        self._config = config
+
+    # -- what comes in -------------------------------------------------------------------------
+
+    def inside(self, block: Block) -> NDArray[np.bool_]:
+        """Which rows lie within the largest dump; their offsets fit int64."""
+        limit = self._config.max_dump
+        inside = block.offsets <= np.uint64(limit)
+        inside &= block.offsets.astype(np.int64) + block.lengths <= limit
+        return inside
+
+    def keep(
+        self, block: Block, data: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.bool_], StoreError | None]:
+        """VMCORE rows that are ``inside``: which are in the store, and what the disk said."""
+        return self.vmcore.keep(block.offsets.astype(np.int64), block.lengths, data)
+
+    def take_header(self, header: KernelDumpHeader, octets: bytes) -> None:
+        self.header, self._header_bytes = header, octets
+
+    def has_header(self, octets: bytes) -> bool:
+        """Are they the header that was taken?"""
+        return octets == self._header_bytes
+
+    def knows(self, block: Block, data: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which rows, all of one type with a payload, say what is here already."""
+        kind = int(block.types[0])
+        if kind == MessageType.VMCORE:
+            known = self.inside(block)
+            which = np.flatnonzero(known)
+            offsets = block.offsets[which].astype(np.int64)
+            known[which] = self.vmcore.knows(offsets, block.lengths[which], data[which])
+            return known
+        octets = payloads(block, data)
+        if kind == MessageType.KDH:
+            return np.array(list(map(self.has_header, octets)), np.bool_)
+        return np.array(list(map(self.key.has, block.offsets.tolist(), octets)), np.bool_)
+
+    # -- its files -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Create the files. May raise StoreError."""
+        self.name = self._store.begin()
+
+    def write_info(self, text: str) -> None:
+        """May raise StoreError."""
+        self._store.write_info(text)
+
+    def faults(self, named: Named) -> list[str]:
+        """What keeps it from being whole, in words; nothing if it is. ``named``: what was refused.
+
+        A disk that can't be read is one of them.
+        """
+        try:
+            return faults(
+                self.vmcore.coverage,
+                self.header,
+                self._header_bytes,
+                self.key.coverage,
+                self._store,
+                named,
+            )
+        except StoreError as error:
+            return [str(error)]
+
+    @property
+    def has_footer(self) -> bool:
+        """Does a dump without faults end with the header once more, as the 2010 client's does?"""
+        header = self.header
+        if header is None or not self._config.strict_finish:
+            return False
+        return has_footer(self.vmcore.coverage, header)
+
+    def finish(self) -> None:
+        """Cut it to its length and give it its final name. May raise StoreError."""
+        header = self.header
+        length, suffix, encrypted = None, "", False
+        if header is not None:
+            suffix, encrypted = SUFFIX.get(header.compression, ""), header.dumpkeysize > 0
+            if self._config.strict_finish or header.compression != COMPRESSION_NONE:
+                length = header.dumplength
+        self.name = self._store.finish(length, suffix, encrypted)
+        self.vmcore.cut = length
+
+    def publish(self) -> None:
+        """It is the latest from now on. May raise StoreError."""
+        self._store.publish()
+
+    def seal(self) -> None:
+        """It is only compared with from now on."""
+        self._store.seal()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._store.close()
+
+
+def payloads(block: Block, data: NDArray[np.uint8]) -> list[bytes]:
+    """Of each row what follows its message's header."""
+    return [
+        data[row, HEADER_SIZE : HEADER_SIZE + length].tobytes()
+        for row, length in enumerate(block.lengths.tolist())
+    ]

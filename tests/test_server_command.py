@@ -1,0 +1,565 @@
+"""Somebody's server, by command: started, hurt, questioned, and judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import socket
+import struct
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.errors import BadInput
+from bench.progress import Silent
+from bench.runner import run_scenario
+from bench.scenario import parse_scenario
+from bench.servers import DumpServer
+from bench.servers.command import CommandOptions, CommandServer
+from bench.servers.manners import filled
+from bench.servers.native import ServerLaunchFailure
+from bench.servers.ports import is_bound
+from bench.verdict import CaseResult
+from bench.wire.namespace import Namespace, NetNamespace
+from bench.wire.tap import can_tap
+from tests import wire_frames as wf
+from tests.patience import HANG_S, until
+
+CAPABILITY = can_tap()
+tap = [
+    pytest.mark.tap,
+    pytest.mark.skipif(not CAPABILITY.ok, reason=f"{CAPABILITY.why}; {CAPABILITY.cure}"),
+]
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples" / "servers"
+HERE = ("{address}", "{port}", "{dumpdir}")
+
+
+def command(*argv: object, **options: object) -> CommandOptions:
+    return CommandOptions.model_validate({"argv": [*map(str, argv)], **options})
+
+
+def example(program: Path) -> CommandOptions:
+    """One that names its dumps as the examples do."""
+    return command(sys.executable, program, *HERE, finished="dump.*", unfinished="dump.*.part")
+
+
+GOOD = example(EXAMPLES / "write_then_ack.py")
+HASTY = example(EXAMPLES / "ack_then_write.py")
+
+
+def python(text: str, **options: object) -> CommandOptions:
+    """A server of a few lines, which has the words of ``HERE`` in ``sys.argv``."""
+    return command(sys.executable, "-c", text, *HERE, **options)
+
+
+BIND = (
+    "import socket, sys, time, os, signal, subprocess\n"
+    "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    "s.bind((sys.argv[1], int(sys.argv[2])))\n"
+)
+STAY = "print('here', flush=True)\ntime.sleep(600)\n"
+
+Make = Callable[[CommandOptions], CommandServer]
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[NetNamespace]:
+    with NetNamespace() as made:
+        yield made
+
+
+@pytest.fixture
+def make(namespace: NetNamespace, tmp_path: Path) -> Iterator[Make]:
+    made: list[CommandServer] = []
+
+    def server(wanted: CommandOptions) -> CommandServer:
+        one = CommandServer(
+            namespace,
+            tmp_path / "dumps",
+            tmp_path / "server.log",
+            wanted,
+            bind="127.0.0.1",
+            hosts={"127.0.0.9": "client.example"},
+        )
+        made.append(one)
+        return one
+
+    yield server
+    for one in made:
+        one.kill()
+
+
+# --- its life -------------------------------------------------------------------------------------
+
+
+class Client:
+    """As little of a client as a dump needs; each message is answered, or not."""
+
+    def __init__(self, namespace: Namespace, address: tuple[str, int]) -> None:
+        self._sock = namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        self._sock.bind(("127.0.0.1", 20024))
+        self._to = address
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def say(self, message: bytes, patience_s: float = HANG_S) -> bool:
+        self._sock.settimeout(patience_s)
+        self._sock.sendto(message, self._to)
+        try:
+            ack, self._to = self._sock.recvfrom(100)
+        except TimeoutError:
+            return False
+        return ack == message[4:8]
+
+
+class TestLife:
+    pytestmark = tap
+
+    def test_when_start_returns_its_port_is_bound_in_the_namespace_only(self, make: Make) -> None:
+        server = make(GOOD)
+        contract: DumpServer = server
+        contract.start()
+        assert contract.running
+        assert contract.fd_count() > 2
+        assert not is_bound(Path("/proc/self/net"), "127.0.0.1", 20023)
+        assert (contract.stored(), contract.trouble()) == ([], [])
+
+    def test_a_dump_is_unfinished_and_then_finished(
+        self, make: Make, namespace: NetNamespace
+    ) -> None:
+        server = make(GOOD)
+        server.start()
+        data = os.urandom(1000)
+        header = bytes(40) + struct.pack(">Q", len(data)) + bytes(464)
+        with Client(namespace, server.address) as client:
+            assert client.say(wf.message(wf.HERALD, 1))
+            assert client.say(wf.message(wf.VMCORE, 2, data))
+            assert [(d.path.name, d.complete) for d in server.stored()] == [("dump.0.part", False)]
+            assert client.say(wf.message(wf.KDH, 3, header))
+            assert client.say(wf.message(wf.FINISHED, 4))
+        (dump,) = server.stored()
+        assert (dump.path.name, dump.complete) == ("dump.0", True)
+        assert dump.path.read_bytes() == data
+
+    def test_what_it_acknowledged_and_had_only_in_memory_is_lost_when_it_is_killed(
+        self, make: Make, namespace: NetNamespace
+    ) -> None:
+        for wanted, kept in ((GOOD, b"kept" * 100), (HASTY, b"")):
+            server = make(wanted)
+            server.start()
+            with Client(namespace, server.address) as client:
+                assert client.say(wf.message(wf.HERALD, 1))
+                assert client.say(wf.message(wf.VMCORE, 2, b"kept" * 100))
+            server.kill()
+            (dump,) = server.stored()
+            assert dump.path.read_bytes() == kept
+            dump.path.unlink()
+
+    def test_paused_it_is_silent_and_resumed_it_goes_on(
+        self, make: Make, namespace: NetNamespace
+    ) -> None:
+        server = make(GOOD)
+        server.start()
+        with Client(namespace, server.address) as client:
+            server.pause()
+            assert not client.say(wf.message(wf.HERALD, 6), 0.5)
+            server.resume()
+            assert client.say(wf.message(wf.HERALD, 6))
+
+    def test_our_own_kill_and_stop_are_no_trouble_and_restart_brings_it_back(
+        self, make: Make
+    ) -> None:
+        server = make(GOOD)
+        server.start()
+        first = server.pid
+        server.restart()
+        assert server.pid != first
+        server.kill()
+        assert (server.running, server.fd_count(), server.trouble()) == (False, 0, [])
+        server.start()
+        server.pause()
+        server.stop()
+        assert (server.status, server.trouble()) == (0, [])
+
+    def test_it_listens_when_it_has_said_so(self, make: Make) -> None:
+        said = "print('I am not re', end='', flush=True); time.sleep(0.2); print('ady at port 5')\n"
+        server = make(python(BIND + said + "time.sleep(600)", ready=r"ready at port \d$"))
+        server.start()
+        assert "ready at port 5" in server.output()
+
+    def test_with_no_argument_for_the_folder_it_is_the_current_one(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        text = BIND + "open('here', 'w').close()\n" + STAY
+        server = make(command(sys.executable, "-c", text, "{address}", "{port}"))
+        server.start()
+        until((tmp_path / "dumps" / "here").exists, "the file")
+
+    def test_its_environment_is_ours_and_what_it_is_given(self, make: Make) -> None:
+        text = BIND + "print(os.environ['ANSWER'], 'PATH' in os.environ, flush=True)\n" + STAY
+        server = make(python(text, environment={"ANSWER": "42"}, ready="here"))
+        server.start()
+        assert "42 True" in server.output()
+
+    def test_what_it_forked_ends_with_it_and_gives_its_port_back(
+        self, make: Make, namespace: NetNamespace
+    ) -> None:
+        text = BIND + "s.set_inheritable(True)\nif os.fork() == 0: time.sleep(600)\n" + STAY
+        server = make(python(text))
+        for _ in range(2):
+            server.start()
+            server.kill()
+            until(
+                lambda: not namespace.run(is_bound, Path("/proc/thread-self/net"), *server.address),
+                "the port to be free",
+            )
+
+    def test_it_dies_with_a_bench_that_is_killed(self, tmp_path: Path) -> None:
+        script = (
+            "import sys, time; from pathlib import Path;"
+            "from bench.servers.command import *; from bench.wire.namespace import NetNamespace;"
+            f"w = CommandOptions(argv={GOOD.argv!r});"
+            f"d = Path({str(tmp_path)!r});"
+            "s = CommandServer(NetNamespace(), d / 'dumps', d / 'log', w, bind='127.0.0.1');"
+            "s.start(); print(s.pid, flush=True); time.sleep(600)"
+        )
+        bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert bench.stdout is not None
+        pid = int(bench.stdout.readline())
+        bench.kill()
+        bench.wait(HANG_S)
+        bench.stdout.close()
+        until(lambda: not Path(f"/proc/{pid}/fd").exists() or _zombie(pid), "the server's end")
+
+
+def in_group(group: int | None) -> list[str]:
+    """Processes of a process group that live."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, leader = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(leader) == group and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+class TestTrouble:
+    pytestmark = tap
+
+    @pytest.mark.parametrize(
+        ("does", "says"),
+        [
+            ("print('no disk'); sys.exit(5)", "ended with status 5: no disk"),
+            ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
+            ("raise ValueError('bad frame')", "Traceback"),
+        ],
+    )
+    def test_an_end_that_we_did_not_ask_for_is_trouble(
+        self, make: Make, does: str, says: str
+    ) -> None:
+        server = make(python(BIND + f"s.recv(1)\n{does}\n"))
+        server.start()
+        with server._namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as poke:
+            poke.sendto(b"x", server.address)
+        until(lambda: not server.running, "its end")
+        assert says in "; ".join(server.trouble())
+
+    def test_a_defect_that_it_survives_is_trouble(self, make: Make) -> None:
+        text = "import traceback\ntry: 1 / 0\nexcept ZeroDivisionError: traceback.print_exc()\n"
+        server = make(python(BIND + text + STAY, ready="here"))
+        server.start()
+        (line,) = server.trouble()
+        assert "the server raised: Traceback" in line
+        assert "ZeroDivisionError" in line
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("print('bad option -x'); raise SystemExit(64)", "ended with status 64"),
+            ("import os; os.fork() and os._exit(0); import time; time.sleep(99)", "status 0"),
+        ],
+    )
+    def test_one_that_ends_before_it_listens_is_known_at_once_with_what_it_said(
+        self, make: Make, text: str, says: str
+    ) -> None:
+        server = make(python(text))
+        with pytest.raises(ServerLaunchFailure, match=says) as failure:
+            server.start()
+        assert failure.value.output == ("bad option -x\n" if "64" in says else "")
+        until(lambda: not in_group(server.pid), "the end of what it forked")
+
+    def test_one_that_never_listens_is_given_up(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bench.servers.command.START_TIMEOUT_S", 0.3)
+        server = make(python("import time\n" + STAY))
+        with pytest.raises(ServerLaunchFailure, match=r"did not listen in time: here$"):
+            server.start()
+        assert not server.running
+
+    def test_a_port_that_somebody_has_is_told_before_anything_is_started(
+        self, make: Make, namespace: NetNamespace
+    ) -> None:
+        with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", 20023))
+            with pytest.raises(
+                ServerLaunchFailure, match=r"UDP port 20023 of 127\.0\.0\.1 is taken"
+            ):
+                make(GOOD).start()
+
+    def test_a_program_that_can_not_be_run_is_named(self, make: Make, tmp_path: Path) -> None:
+        program = tmp_path / "program"
+        program.write_text("#!/nowhere/interpreter\n")
+        program.chmod(0o755)
+        with pytest.raises(ServerLaunchFailure, match="No such file"):
+            make(command(program)).start()
+
+
+# --- who it is, and whom it knows -----------------------------------------------------------------
+
+LOOKUP = (
+    "import time\n"
+    "def name(address):\n"
+    "    try: return socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]\n"
+    "    except socket.gaierror as error: return error.args[0] == socket.EAI_NONAME\n"
+    "before = time.monotonic()\n"
+    "print(name('127.0.0.9'), name('198.18.7.7'), 'in', int(time.monotonic() - before), 's')\n"
+)
+
+
+class TestSurroundings:
+    pytestmark = tap
+
+    def test_a_name_is_looked_up_at_once_and_so_is_one_that_nobody_has(self, make: Make) -> None:
+        hosts = Path("/etc/hosts").read_bytes()
+        server = make(python(BIND + LOOKUP + STAY, ready="here"))
+        server.start()
+        assert server.notes == []
+        # "No such name", and not "try again".
+        assert "client.example True in 0 s" in server.output()
+        assert Path("/etc/hosts").read_bytes() == hosts, "only the child sees other files"
+
+    def test_without_the_right_to_mount_it_runs_and_that_is_told(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_flags: int) -> int:
+            import ctypes
+
+            ctypes.set_errno(1)
+            return -1
+
+        monkeypatch.setattr("bench.servers.nameservice._libc.unshare", refuse)
+        server = make(GOOD)
+        server.start()
+        (note,) = server.notes
+        assert "no name service: no mount for it (unshare: Operation not permitted)" in note
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root can't be another user; as root")
+    def test_as_another_user_its_dumps_are_his_and_are_read_by_us(
+        self, make: Make, namespace: NetNamespace, tmp_path: Path
+    ) -> None:
+        for folder in (tmp_path, *tmp_path.parents):
+            if not folder.stat().st_mode & 1:
+                folder.chmod(0o711)
+            if folder.name.startswith("pytest-of"):
+                break
+        nobody = pwd.getpwnam("nobody")
+        # A shell: the Python that the tests run in may be root's own.
+        text = 'id -u; id -g; printf his > "$0/vmcore.0"; echo here; exec sleep 600'
+        server = make(command("/bin/sh", "-c", text, "{dumpdir}", user="nobody", ready="here"))
+        server.start()
+        (dump,) = server.stored()
+        assert dump.path.read_bytes() == b"his"
+        assert dump.path.stat().st_uid == nobody.pw_uid
+        assert server.output().split()[:2] == [str(nobody.pw_uid), str(nobody.pw_gid)]
+        assert server.fd_count() > 2
+        server.pause()
+        server.kill()
+        assert not server.running
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root can't be another user; as root")
+    def test_a_user_who_can_not_reach_the_folder_is_told(self, make: Make, tmp_path: Path) -> None:
+        tmp_path.chmod(0o700)
+        server = make(python(BIND + STAY, user="nobody"))
+        with pytest.raises(ServerLaunchFailure, match=r"user nobody can't reach .*--runs"):
+            server.start()
+
+
+# --- what can't be played -------------------------------------------------------------------------
+
+STORY = """
+title = "a test"
+why   = "a test"
+tiers = ["tap"]
+[machine]
+memory = "4 MiB"
+[server]
+kind = "command"
+{server}
+[[case]]
+profile = "{profile}"
+expect  = {{ outcome = "complete"{more} }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("", "argv: is missing"),
+        ("argv = []", "argv"),
+        ('argv = ["cat", "{adress}"]', r"no place is named adress; did you mean .address.\? \(\{a"),
+        ('argv = ["/no/such/netdumpd"]', "'/no/such/netdumpd': there is no such program"),
+        ('argv = ["./mine"]', "/here/mine': there is no such program"),
+        ('argv = ["cat", 5]', "wants a string in quotes"),
+        ('argv = ["cat"]\nfinished = []', "finished"),
+        ('argv = ["cat"]\nfinished = "a/b"', "'a/b' is no pattern for the name of a file"),
+        ('argv = ["cat"]\nready = "("', "'\\(' is no regular expression"),
+        ('argv = ["cat"]\nuser = "no-such-user"', "no user is named 'no-such-user'"),
+        ('argv = ["cat"]\nprotocol = "tftp"', "'tftp' is none of stock, netdump2"),
+        ('argv = ["cat"]\nenvironment = { A = 1 }', "wants a string in quotes"),
+    ],
+)
+def test_what_can_not_be_played_is_told_with_its_place(options: str, says: str) -> None:
+    text = STORY.format(profile="netdump2", more="", server=options)
+    with pytest.raises(BadInput, match=says) as failure:
+        parse_scenario(text, "made", "/here/made.toml")
+    assert re.match(r"/here/made.toml:\d+: server", str(failure.value))
+
+
+def test_other_braces_stay_as_they_are() -> None:
+    wanted = command("cat", '{"json": {}}', "{address}:{port}")
+    assert filled(wanted.argv, "198.18.0.1", "x")[1:] == ['{"json": {}}', "198.18.0.1:20023"]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_an_examples_table_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tomllib.loads(path.read_text())["server"]
+    assert table.pop("kind") == "command"
+    if path.stem == "netdumpd":  # which this machine need not have
+        monkeypatch.setattr("bench.servers.command.shutil.which", lambda name: name)
+    options = CommandOptions.model_validate(table, context={"base": EXAMPLES})
+    assert [word for word in options.argv if word.endswith(".py")] == [
+        str(EXAMPLES / f"{path.stem.replace('-', '_')}.py")
+    ] * (path.stem != "netdumpd")
+
+
+TABLE = """  sl  local_address rem_address   st tx_queue rx_queue
+   1: {} 07 00000000:00000000 00:00000000 00000000     0        0 12 2 0 0
+"""
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table is of a little-endian machine")
+@pytest.mark.parametrize(
+    ("file", "line", "bound"),
+    [
+        ("udp", "010012C6:4E37 00000000:0000", True),
+        ("udp", "00000000:4E37 00000000:0000", True),
+        ("udp", "020012C6:4E37 00000000:0000", False),
+        ("udp", "010012C6:4E38 00000000:0000", False),
+        ("udp", "010012C6:4E37 020012C6:4E38", False),
+        ("udp6", "0" * 32 + ":4E37 " + "0" * 32 + ":0000", True),
+        ("udp6", "0000000000000000FFFF0000010012C6:4E37 " + "0" * 32 + ":0000", True),
+    ],
+)
+def test_the_kernels_table_tells_who_listens(
+    file: str, line: str, bound: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "udp").write_text(TABLE.format("00000000:0000 00000000:0000"))
+    (tmp_path / file).write_text(TABLE.format(line))
+    assert is_bound(tmp_path, "198.18.0.1", 20023) is bound
+
+
+# --- judged ---------------------------------------------------------------------------------------
+
+
+def served_by(wanted: CommandOptions) -> str:
+    """The keys of a scenario's table."""
+    words = wanted.model_dump(exclude_defaults=True)
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in words.items())
+
+
+class TestJudged:
+    pytestmark = tap
+
+    def played(
+        self, folder: Path, wanted: CommandOptions, profile: str = "netdump2", more: str = ""
+    ) -> CaseResult:
+        text = STORY.format(profile=profile, more=more, server=served_by(wanted))
+        result = run_scenario(
+            parse_scenario(text, "made", "made.toml"),
+            tier="tap",
+            why_this_tier="",
+            seed=1,
+            run_folder=folder,
+            progress=Silent(),
+        )
+        (case,) = result.cases
+        return case
+
+    @pytest.mark.parametrize("profile", ["netdump2", "freebsd-14"])
+    def test_a_good_server_of_a_page_is_held_to_be_one(self, profile: str, tmp_path: Path) -> None:
+        case = self.played(tmp_path, GOOD, profile)
+        assert case.met, case.unmet
+        assert case.selective_acks == 0, "a stock server takes no offer"
+        held = {name for name, state in case.oracles.items() if state == "held"}
+        assert {"bytes-equal", "no-false-success", "ack-means-kept", "server-safety"} <= held
+        assert case.oracle_reasons["idempotence"].startswith("a stock server takes")
+
+    def test_one_that_acknowledges_first_is_caught(self, tmp_path: Path) -> None:
+        case = self.played(tmp_path, HASTY, more=', oracle_broken = "ack-means-kept"')
+        assert case.met, case.unmet
+        assert "were not on the disk when they had been" in case.oracle_reasons["ack-means-kept"]
+        assert case.oracles["bytes-equal"] == "held"
+
+    def test_a_footer_that_a_stock_server_keeps_is_not_held_against_it(
+        self, tmp_path: Path
+    ) -> None:
+        text = (EXAMPLES / "write_then_ack.py").read_text()
+        # As netdumpd: whatever came is complete.
+        text = text.replace("not end or came != end", "False")
+        text = text.replace("os.ftruncate(self.file, end)", "pass")
+        (tmp_path / "server.py").write_text(text)
+        case = self.played(
+            tmp_path / "run",
+            example(tmp_path / "server.py"),
+            "patch-2010",
+            ', oracle_broken = "panic-hygiene"',
+        )
+        assert case.met, case.unmet
+        assert case.oracles["bytes-equal"] == "held"
+
+    def test_one_that_dies_in_mid_dump_is_told(self, tmp_path: Path) -> None:
+        text = (EXAMPLES / "write_then_ack.py").read_text()
+        text = text.replace(
+            "        if len(payload) != length:\n",
+            "        if len(self.came) == 99:\n            os.abort()\n"
+            "        if len(payload) != length:\n",
+        )
+        (tmp_path / "server.py").write_text(text)
+        case = self.played(tmp_path / "run", example(tmp_path / "server.py"))
+        assert case.outcome == "failed"
+        assert "the server was killed by SIGABRT" in case.oracle_reasons["server-safety"]
+        assert case.oracles["ack-means-kept"] == "held"
