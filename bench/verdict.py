@@ -27,6 +27,8 @@ BROKE_DOWN: Final = "broke-down"
 #: Instead of an outcome other than expected: this machine kept the bench from running for so long
 #: that its peers may have given it up.
 DISTURBED: Final = "disturbed"
+#: The client claims success, and nobody has seen what it sent.
+NOT_SEEN: Final = "not-seen"
 #: Runs that are not judged: they accuse nobody, and pass for nothing.
 NOT_JUDGED: Final = frozenset({BROKE_DOWN, DISTURBED})
 
@@ -42,9 +44,10 @@ OUTCOMES: Final = {
     "driver-crashed": "The driver crashed, and no kernel survives that.",
     BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
     DISTURBED: "This machine kept the bench from running: what came is not judged.",
+    NOT_SEEN: "The client reports success; what it sent was not seen, so its dump is not judged.",
 }
 #: Those that a case may be there to see.
-EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in NOT_JUDGED)
+EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in {*NOT_JUDGED, NOT_SEEN})
 
 
 @dataclass(slots=True)

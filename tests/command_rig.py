@@ -58,8 +58,8 @@ for at in range(0, 508, 4):
     parity ^= int.from_bytes(header[at:at + 4], "big")
 header += parity.to_bytes(4, "big")
 say(1)
-for at in range(0, len(body) - how["left_out"], 1024):
-    say(3, bytes(body[at:at + 1024]), at)
+for at in range(0, len(body) - how["left_out"], how["piece"]):
+    say(3, bytes(body[at:at + how["piece"]]), at)
 if how["footer"]:
     say(3, bytes(header), len(body))
 say(4, bytes(header))
@@ -74,11 +74,14 @@ def sockets(
     footer: bool = False,
     flipped: int = 0,
     left_out: int = 0,
+    piece: int = 1024,
 ) -> str:
     """A client that uses the kernel's stack: ``headers`` bytes of headers, and memory or a page of
     its own, but for the last ``left_out`` bytes; one byte is wrong, where ``flipped`` is not 0.
+    ``piece``: payload of a message.
     """
     how = {"headers": headers, "footer": footer, "flipped": flipped, "left_out": left_out}
+    how |= {"piece": piece}
     script = _SOCKETS.replace("HOW", repr(how))
     words = ["{server}", "{memory}"] if dumps == "memory" else ["{server}"]
     return command(

@@ -125,6 +125,36 @@ def test_the_c_client_finds_a_server_behind_a_gateway(
     assert play([build(), *ARGUMENTS], "network = { gateway = true }").met
 
 
+def test_what_a_kernel_cut_into_fragments_is_held_against_nobody(play: Played) -> None:
+    case = play(sockets(dumps="memory", piece=4096))
+    assert case.met, case.unmet
+    for oracle in ("ack-means-kept", "server-safety"):
+        assert case.oracles[oracle] == "not-ruled-on", oracle
+        assert "were IP fragments" in case.oracle_reasons[oracle]
+    assert case.oracles["bytes-equal"] == "held"
+
+
+def test_headers_in_fragments_are_not_ruled_on_and_memory_is(play: Played) -> None:
+    case = play(sockets(dumps="memory", headers=4096, piece=4096))
+    assert case.met, case.unmet
+    assert case.oracles["bytes-equal"] == "not-ruled-on"
+    (play.folder / "again").mkdir()
+    wrong = Played(play.folder / "again")(
+        sockets(dumps="memory", headers=4096, piece=4096, flipped=5000),
+        expect='outcome = "silent-hole"',
+    )
+    assert wrong.met, wrong.unmet
+    assert wrong.oracles["bytes-equal"] == "broken"
+
+
+def test_what_a_client_sent_of_its_own_in_fragments_was_not_seen(play: Played) -> None:
+    case = play(sockets(piece=4096))
+    assert not case.met
+    assert case.unmet == ["expected complete, came not-seen"]
+    assert {case.oracles[one] for one in ("bytes-equal", "no-false-success")} == {"not-ruled-on"}
+    assert "what it sent was not seen" in play.text
+
+
 def test_the_c_client_believes_no_ack_that_was_meant_for_another(
     play: Played, build: Callable[..., str]
 ) -> None:

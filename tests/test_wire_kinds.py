@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP, IPOption, fragment
+from scapy.layers.l2 import Ether
 
-from bench.wire.kinds import KINDS, are_acks, are_messages, classify
+from bench.wire.kinds import KINDS, are_acks, are_messages, are_pieces, classify
 from nic_models.frames import Frames
 from tests import wire_frames as wf
 
@@ -43,6 +45,17 @@ def test_each_message_of_the_protocol_has_its_kind() -> None:
 )
 def test_what_is_not_of_the_protocol_is_other(frame: bytes) -> None:
     assert kinds_of([frame]) == ["other"]
+
+
+def test_udp_in_fragments_or_with_options_is_noticed() -> None:
+    large = Ether() / IP(src=wf.CLIENT_IP, dst=wf.SERVER_IP) / UDP(sport=20024) / bytes(4096)
+    pieces = [bytes(piece) for piece in fragment(large, 1480)]
+    assert len(pieces) == 3
+    options = wf.datagram(wf.message(wf.VMCORE, 1), options=[IPOption(b"\x94\x04\0\0")])
+    ping = bytes(Ether() / IP(frag=9, proto=1) / bytes(50))
+    others = [wf.vmcore(1), wf.ack(1), wf.arp_request(), ping, pieces[0][:30], bytes(60)]
+    assert are_pieces(Frames.of([*pieces, options])).all()
+    assert not are_pieces(Frames.of(others)).any()
 
 
 def test_bytes_beyond_a_frames_length_are_not_believed() -> None:
@@ -88,3 +101,4 @@ def test_no_frames_are_nothing() -> None:
     assert not len(classify(nothing))
     assert not are_acks(nothing).any()
     assert not are_messages(nothing).any()
+    assert not are_pieces(nothing).any()

@@ -100,6 +100,22 @@ class Image:
         return found[0] if len(found) == 1 else np.concatenate([_NO_BYTES, *found])
 
 
+class PartlyKnown:
+    """An image whose first ``unknown`` bytes nobody has seen: there it is what is stored."""
+
+    def __init__(self, known: Expected, stored: Stored, unknown: int) -> None:
+        self.length = known.length
+        self._known = known
+        self._stored = stored
+        self._unknown = unknown
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """As ``Image.read``."""
+        border = min(max(start, self._unknown), end)
+        there = self._stored.read(start, border)
+        return np.concatenate([there, self._known.read(border, end)])
+
+
 class Stored:
     """A stored file, complete or partial, on the disk. ``length`` may be made less, where what
     follows is no part of the dump.

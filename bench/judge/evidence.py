@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from bench.judge.compare import Expected, Stored, compare
+from bench.judge.compare import Expected, PartlyKnown, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
 from bench.judge.watch import WireWatch
@@ -56,8 +56,12 @@ def gather(
         # A machine that was reset writes what it likes.
         memory_changes=[] if told.lost or machine is None else machine.memory_changes(),
         unseen=told.unseen,
+        unknown=told.unknown,
         server_present=stage.server is not None,
     )
+    if watch.pieces:
+        seen.in_pieces = in_pieces(watch.pieces)
+        seen.unseen = {**seen.unseen, "ack-means-kept": seen.in_pieces}
     before = _settled(stage)
     server = stage.server
     strangers: list[str] = []
@@ -140,6 +144,14 @@ def _unanswered(stage: Stage, watch: WireWatch, messages: list[tuple[int, bytes]
     return len(wanted - watch.answered(heard, wanted))
 
 
+def in_pieces(count: int) -> str:
+    """Why the witnesses have not seen all that was sent: so many frames of ``are_pieces``."""
+    return (
+        f"{count:,} frames of the client's were IP fragments, or had IP options: the witness on the"
+        " wire does not put them together, and can't tell what was sent"
+    )
+
+
 def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     """What is left now that the server has been killed; or what was there when we looked before."""
     server = stage.server
@@ -158,7 +170,10 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     keeps = server.protocol == "stock" or not seen.is_final
     if keeps and told.footer and behind == told.footer:
         seen.stored.length = end
-    seen.comparison = compare(seen.expected, seen.stored)
+    known = seen.expected
+    if told.unknown:
+        known = PartlyKnown(known, seen.stored, told.unknown)
+    seen.comparison = compare(known, seen.stored)
     seen.comparison.add_holes(told.never_sent)
 
 
@@ -195,5 +210,5 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _claims(watch: WireWatch) -> list[str]:
-    count = watch.never_sent
+    count = 0 if watch.pieces else watch.never_sent
     return [f"acknowledged what was never sent, {count} times"] if count else []

@@ -87,6 +87,10 @@ class Evidence:
     """Why idempotence can't be ruled on for this server."""
     not_counted: str = ""
     """Why its descriptors could not be counted, and so a leak would not be seen."""
+    in_pieces: str = ""
+    """Why the witnesses of the wire have not seen all that the client sent; "" where they have."""
+    unknown: int = 0
+    """Of what the dump must be, the first bytes that nobody knows for that reason."""
     server_present: bool = True
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Oracles whose evidence nobody could gather, and why: they are not ruled on."""
@@ -102,7 +106,7 @@ def bytes_equal(seen: Evidence) -> Ruling:
     if found is None:
         return not_applicable("nothing was stored")
     if found.equal:
-        return HELD
+        return not_ruled_on(seen.in_pieces) if seen.unknown else HELD
     if not seen.is_final and found.only_holes and found.stored_length <= found.expected_length:
         return not_applicable("the dump is partial, and says so; what it holds is right")
     if found.stored_length > found.expected_length and not found.ranges:
@@ -180,7 +184,8 @@ def server_safety(seen: Evidence) -> Ruling:
         return not_applicable("there is no server in this story")
     if seen.server_trouble:
         return broken("; ".join(seen.server_trouble))
-    return not_ruled_on(seen.not_counted) if seen.not_counted else HELD
+    unseen = seen.in_pieces or seen.not_counted
+    return not_ruled_on(unseen) if unseen else HELD
 
 
 def idempotence(seen: Evidence) -> Ruling:
@@ -226,7 +231,7 @@ def rule(seen: Evidence) -> dict[str, Ruling]:
 
 def outcome(seen: Evidence) -> str:
     """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung,
-    driver-crashed, or lost.
+    driver-crashed, lost, or not-seen, where the client's word can't be held against anything.
 
     A silent hole is one that *both* sides call a complete dump.
     """
@@ -240,6 +245,8 @@ def outcome(seen: Evidence) -> str:
         return "lost"
     if not seen.claims_success:
         return "failed"
+    if "no-false-success" in seen.unseen:
+        return "not-seen"
     if seen.complete:
         return "complete"
     return "silent-hole" if seen.is_final and seen.stored is not None else "false-success"

@@ -6,8 +6,8 @@ offsets, in a file without a name; what comes later for a byte replaces what cam
 in a server.
 
 It believes a message that a host would: IPv4 and UDP lengths that fit the frame, and right
-checksums. It reads the wire by itself, and shares no code with server or client but checksums and
-the layout of a message.
+checksums. IP fragments it only counts. It reads the wire by itself, and shares no code with server
+or client but checksums and the layout of a message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.wire.kinds import are_messages, leading_words
+from bench.wire.kinds import are_messages, are_pieces, leading_words
 from netdump.checksum import ONES, row_sums
 from netdump.messages import HEADER, HEADER_SIZE, MessageType
 from nic_models.frames import Frames
@@ -53,12 +53,16 @@ class SentBytes:
         """Of these, those whose sequence number had been seen before."""
         self.not_kept = 0
         """VMCORE messages beyond what is kept."""
+        self.pieces = 0
+        """Frames that it can't read (``kinds.are_pieces``): what they brought is not here."""
         self._kept = 0
         self._seqnos: set[int] = set()
         self._spans: list[NDArray[np.int64]] = []
 
     def observe(self, frames: Frames) -> None:
         which = np.flatnonzero(_sound(frames))
+        if len(which) < len(frames):
+            self.pieces += int(np.count_nonzero(are_pieces(frames)))
         if not len(which):
             return
         data = frames.data

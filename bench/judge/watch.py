@@ -8,6 +8,9 @@ Rules: only acks from the server's (or its gateway's) MAC to the client's MAC an
 forged ones do not, nor what the hosts have told each other before the panic; everything is kept as
 arrays and put together once, at the end. A selective ack, which is read here without the client's
 code, counts as acks of all messages sent by then that it covers.
+
+It does not put IP fragments together. What was sent in them it has not seen, and it says so:
+``pieces``.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
-from bench.wire.kinds import are_acks, are_messages
+from bench.wire.kinds import are_acks, are_messages, are_pieces
 from netdump.messages import ACK_SIZE, HEADER, HEADER_SIZE, MessageType
 from nic_models.frames import Frames
 
@@ -52,6 +55,8 @@ class WireWatch:
         """int64: the seqnos that the latest batch from the server acknowledged."""
         self.never_sent = 0
         """Acks from the server that named a message which nobody had sent."""
+        self.pieces = 0
+        """Frames to the server that it can't read (``kinds.are_pieces``)."""
         self._unsent: int | None = None  # the seqno after the last one that was sent
         self.selective = False
         """Whether the server has acknowledged selectively."""
@@ -66,11 +71,13 @@ class WireWatch:
 
     def _observe_sent(self, frames: Frames) -> None:
         data = frames.data
-        if data.shape[1] < _UDP_PAYLOAD + HEADER_SIZE:
-            return
         # By port and by type: before the panic the machine may have sent anything from that port.
         mine = are_messages(frames)
         mine &= frames.lengths >= _UDP_PAYLOAD + HEADER_SIZE
+        if not mine.all():  # hardly ever while data flows
+            self.pieces += int(np.count_nonzero(are_pieces(frames)))
+        if data.shape[1] < _UDP_PAYLOAD + HEADER_SIZE:
+            return
         heads = np.ascontiguousarray(data[:, _UDP_PAYLOAD : _UDP_PAYLOAD + HEADER_SIZE])
         rows = heads.view(HEADER)[:, 0]
         if not mine.all():
@@ -159,7 +166,7 @@ class WireWatch:
         covers = (sent["type"] == MessageType.VMCORE) & (start <= offset)
         mine = sent[covers & (offset < start + length)]
         if not len(mine):
-            return "no frame ever carried it"
+            return "no whole frame ever carried it" if self.pieces else "no frame ever carried it"
         seqno = int(mine["seqno"][0])
         acked = any((acks == seqno).any() for acks in self._acked)
         times = "once" if len(mine) == 1 else f"{len(mine)} times"

@@ -13,7 +13,8 @@ What its dump must be. A client that dumps memory may put headers before it: the
 says how long the dump is, and what it is longer than memory is headers, at most ``MOST_HEADERS``.
 Those are held against what the witness saw sent, and the rest against the file. A client that dumps
 something of its own is held against the witness alone, who saw its messages before any fault did;
-what it promised and never sent is a hole.
+what it promised and never sent is a hole. What a client sends in IP fragments the witness has not
+seen: those headers, or all that is the client's own, are then not ruled on.
 
 Nobody sees into the program. So what only a guard could have seen is not ruled on.
 """
@@ -31,6 +32,7 @@ from bench.clients.command import ClientCommand
 from bench.clients.machine_end import MachineEnd, Place, open_machine_end
 from bench.clients.program import ClientProgram
 from bench.judge.compare import Expected, Image
+from bench.judge.evidence import in_pieces
 from bench.judge.sent import SentBytes
 from bench.scenario.schema import ResolvedCase
 from bench.story.stage import CLIENT_IP, CLIENT_MAC, Stage
@@ -195,13 +197,20 @@ class CommandStory:
         if self._command.dumps == "memory":
             headers = promised - len(memory) if sent.header else 0
             headers = headers if 0 < headers <= MOST_HEADERS else 0
-            told.image = Image([sent.read(0, headers), memory])
+            told.unknown = headers if sent.pieces else 0
+            before = np.zeros(headers, np.uint8) if sent.pieces else sent.read(0, headers)
+            told.image = Image([before, memory])
             told.notes += [f"It put {headers:,} bytes of headers before memory."] * bool(headers)
         else:
             told.never_sent = sent.never_sent(promised)
             told.image = _Cut(sent, promised)
             told.notes.append("Its dump is held against what it sent: no memory of it is known.")
         told.sent = _Cut(sent, min(promised, sent.length))
+        if sent.pieces and (self._command.dumps == "own" or not sent.header):
+            told.never_sent, told.unknown = [], promised
+            says = in_pieces(sent.pieces)
+            oracles = ("bytes-equal", "no-false-success", "no-false-failure")
+            told.unseen = {**told.unseen, **dict.fromkeys(oracles, says)}
         if sent.not_kept:
             beyond = f"{sent.not_kept:,} messages were more than the witness keeps"
             told.unseen = {**told.unseen, "bytes-equal": beyond, "ack-means-kept": beyond}

@@ -95,6 +95,8 @@ class Told:
     """What the client sent, as a witness saw it, where that need not be what memory held."""
     never_sent: list[tuple[int, int]] = field(default_factory=list)
     """[start, end) of the dump that the client never sent: there it is incomplete by itself."""
+    unknown: int = 0
+    """Of what the dump must be, the first bytes that nobody knows: no witness saw them sent."""
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Oracles whose evidence nobody could gather here, and why."""
     uncounted: frozenset[str] = frozenset()

@@ -3,7 +3,8 @@
 The client always speaks from UDP port 20024 and is always spoken to there (FreeBSD
 sys/netinet/netdump/netdump.h), whatever port the server's side uses; so the two port fields tell
 the direction, and a client's message carries its type in the first word of its payload. IPv4
-options and fragments never occur in the protocol and count as other.
+options and fragments never occur in the protocol and count as other. A client with a kernel's stack
+may make them all the same: ``are_pieces`` notices.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ _ETHERTYPE, _UDP_SOURCE, _UDP_DESTINATION, _TYPE_LOW = 6, 17, 18, 22
 _UDP: Final = {6: (0xFFFF, 0x0800), 7: (0xFF00, 0x4500), 10: (0x3FFF, 0), 11: (0xFF, 17)}
 _MESSAGE: Final = _UDP | {17: (0xFFFF, CLIENT_PORT), 21: (0xFFFF, 0)}
 _ACK: Final = _UDP | {18: (0xFFFF, CLIENT_PORT)}
+#: The same with options or in fragments, as far as it can be said of all of them.
+_ANY_UDP: Final = {6: (0xFFFF, 0x0800), 7: (0xF000, 0x4000), 11: (0xFF, 17)}
 _UDP_SIZE, _MESSAGE_SIZE, _ARP_SIZE = 42, 46, 42
+_IP_END: Final = 34
 
 Pattern = tuple[slice, NDArray[np.uint16], NDArray[np.uint16]]
 
@@ -61,6 +65,7 @@ def _pattern(of: dict[int, tuple[int, int]]) -> Pattern:
 
 
 _IS_UDP, _IS_MESSAGE, _IS_ACK = _pattern(_UDP), _pattern(_MESSAGE), _pattern(_ACK)
+_IS_ANY_UDP: Final = _pattern(_ANY_UDP)
 
 
 def classify(frames: Frames) -> NDArray[np.uint8]:
@@ -91,6 +96,14 @@ def are_acks(frames: Frames) -> NDArray[np.bool_]:
     """Which of them ``classify`` calls acks, bool (n,)."""
     words = leading_words(frames, _WORDS)
     return _matches(words, _IS_ACK) & (frames.lengths >= _UDP_SIZE)
+
+
+def are_pieces(frames: Frames) -> NDArray[np.bool_]:
+    """Which of them are UDP that can't be read here, bool (n,): IP fragments, or IP options."""
+    words = leading_words(frames, _WORDS)
+    odd = ((words[:, 10] & 0x3FFF) != 0) | ((words[:, 7] & 0x0F00) != 0x0500)
+    pieces: NDArray[np.bool_] = odd & _matches(words, _IS_ANY_UDP)
+    return pieces & (frames.lengths >= _IP_END)
 
 
 def _messages(
