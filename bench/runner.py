@@ -242,7 +242,7 @@ def _run(
                 struck = story.live()
                 tell("panic", where=struck)
                 expected = story.expected()
-                disk = LiveDisk(stage.stored, watch, expected)
+                disk = LiveDisk(stage.places, watch, expected)
                 told = story.dump(struck)
             except QemuGone:
                 if story.emulator is not None:

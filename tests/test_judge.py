@@ -115,6 +115,7 @@ SEEN: list[tuple[str, Evidence, str, str]] = [
     ("ack-means-kept", evidence(HOLED), "broken", "1 of 2 acknowledged frames"),
     ("ack-means-kept", evidence(MEMORY[:4000]), "broken", "2 of 2 acknowledged frames"),
     ("ack-means-kept", evidence(None), "broken", "2 frames were acknowledged; nothing is stored"),
+    ("ack-means-kept", evidence(None, other_files=["tmp-0"]), "not-ruled-on", "it left tmp-0"),
     ("ack-means-kept", evidence(acked=None), "not-applicable", "no data was acknowledged"),
     ("ack-means-kept", evidence(None, acked=(NOTHING, NOTHING)), "not-applicable", "no data"),
     # Another's client may send something else than memory: the server is to keep what it was sent.

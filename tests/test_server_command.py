@@ -534,6 +534,21 @@ class TestJudged:
         assert "were not on the disk when they had been" in case.oracle_reasons["ack-means-kept"]
         assert case.oracles["bytes-equal"] == "held"
 
+    def test_one_that_names_its_dump_when_it_is_whole_need_not_say_what_it_is_before(
+        self, tmp_path: Path
+    ) -> None:
+        for program in ("write_then_ack", "ack_then_write"):  # the second is made of the first
+            text = (EXAMPLES / f"{program}.py").read_text()
+            text = text.replace('self.name + ".part"', 'self.name.replace("dump.", "tmp-")')
+            (tmp_path / f"{program}.py").write_text(text)
+        words = (sys.executable, tmp_path / "write_then_ack.py", *HERE)
+        case = self.played(tmp_path / "good", command(*words, finished="dump.*"))
+        assert case.met, case.unmet
+        assert case.oracles["ack-means-kept"] == "held"
+        words = (sys.executable, tmp_path / "ack_then_write.py", *HERE)
+        case = self.played(tmp_path / "hasty", command(*words, finished="dump.*"))
+        assert "were not on the disk" in case.oracle_reasons["ack-means-kept"]
+
     def test_a_footer_that_a_stock_server_keeps_is_not_held_against_it(
         self, tmp_path: Path
     ) -> None:

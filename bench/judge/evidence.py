@@ -159,6 +159,7 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
         return
     dumps = server.stored()
     if not dumps:
+        seen.other_files = sorted(path.name for path in stage.places())
         return
     latest = dumps[-1]
     seen.stored = Stored(latest.path)

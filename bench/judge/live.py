@@ -3,16 +3,18 @@
 If the server died at this instant, the file is all that would be left of it. So at some acks,
 spread over the run, what they acknowledge is read back from the file under way and compared with
 memory: a server that acknowledges first and writes later is caught in the act.
+
+That file need not have the name of a dump yet: which files may hold it the server's names say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from bench.judge.compare import Expected
 from bench.judge.watch import WireWatch
-from bench.servers.names import StoredDump
 
 #: Batches of acks between two looks, looks in a run, and acks of a batch that are looked up.
 _EVERY: Final = 4
@@ -26,14 +28,14 @@ class LiveDisk:
     """Looks at a server's dumps as acks pass by; see ``missing``."""
 
     def __init__(
-        self, stored: Callable[[], list[StoredDump]], watch: WireWatch, expected: Expected
+        self, places: Callable[[], list[Path]], watch: WireWatch, expected: Expected
     ) -> None:
-        """``stored``: the dumps that are on the server's disk now."""
+        """``places``: the files that may hold them now."""
         self.looks = 0
         """Acknowledged frames that were looked for."""
         self.missing = 0
         """Of these, those that were not on the disk."""
-        self._stored = stored
+        self._places = places
         self._watch = watch
         self._expected = expected
         self._batches = 0
@@ -60,9 +62,9 @@ class LiveDisk:
         return any(self._is_there(offset, want) for _ in range(_LISTINGS))
 
     def _is_there(self, offset: int, want: bytes) -> bool:
-        for dump in self._stored():
+        for path in self._places():
             try:
-                with dump.path.open("rb") as file:
+                with path.open("rb") as file:
                     file.seek(offset)
                     if file.read(len(want)) == want:
                         return True

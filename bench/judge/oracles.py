@@ -60,6 +60,9 @@ class Evidence:
     """How the machine was lost before its dump had an end."""
     stored: Stored | None = None
     """The stored dump, complete or partial; None where nothing was stored."""
+    other_files: list[str] = field(default_factory=list)
+    """Where nothing was stored: names of files that a server left which may call them what it
+    likes."""
     stored_as: str = ""
     """Its file name."""
     is_final: bool = False
@@ -148,6 +151,10 @@ def ack_means_kept(seen: Evidence) -> Ruling:
             " been acknowledged"
         )
     offsets, lengths = seen.acked
+    if seen.stored is None and seen.other_files:
+        return not_ruled_on(
+            f"no file fits the server's patterns, and it left {', '.join(seen.other_files[:3])}"
+        )
     if seen.stored is None:
         return broken(f"{len(offsets)} frames were acknowledged; nothing is stored")
     if seen.sent is None and seen.comparison is not None and seen.comparison.equal:

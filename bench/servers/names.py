@@ -66,6 +66,13 @@ class DumpNames:
             for _, _, path in sorted(found)
         ]
 
+    def places_in(self, folder: Path) -> list[Path]:
+        """Files where what was acknowledged may lie while a dump is under way. A server that may
+        leave what it likes may call that file what it likes: then all of them."""
+        if self.others is not None:
+            return [dump.path for dump in self.dumps_in(folder)]
+        return [path for path in files_in(folder) if not path.is_symlink()]
+
     def strangers(self, names: Iterable[str]) -> list[str]:
         """Those that the server has no business to leave."""
         others = self.others

@@ -30,7 +30,6 @@ from bench.clock import Budget, Clock, RealClock, VirtualClock
 from bench.kinds import Host, NamespacePlace, SimulatedPlace
 from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
-from bench.servers.names import StoredDump
 from bench.servers.simhost.config import HostConfig
 from bench.servers.simhost.host import SimHost
 from bench.tiers import ROWS, Row
@@ -108,9 +107,9 @@ class Stage:
         """What the server did that no server may do: raise, or die."""
         return [*self.trouble, *(self.server.trouble() if self.server is not None else ())]
 
-    def stored(self) -> list[StoredDump]:
-        """The dumps on the server's disk, the latest last."""
-        return self.server.stored() if self.server is not None else []
+    def places(self) -> list[Path]:
+        """The files on its disk where it may keep what it has acknowledged."""
+        return self.server.names.places_in(self.server.dumpdir) if self.server is not None else []
 
     def play_again(self, frames: list[bytes], enough: Callable[[Frames], bool]) -> Frames:
         """Send frames to the server outside the story; what came back until it was enough.
