@@ -8,9 +8,11 @@ been killed, what is left of its files.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.judge import contents
 from bench.judge.compare import Expected, PartlyKnown, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
@@ -21,7 +23,7 @@ from bench.story.stage import Stage
 from bench.story.told import Told
 from nic_models.frames import Frames
 
-#: Files up to this are compared by contents.
+#: Files up to this are kept in memory to be compared.
 _SMALL: Final = 1 << 16
 #: Copies of the HERALD that a replay begins with, and the descriptors that they may cost: one offer
 #: of a session, a socket and a folder; of a stock server a whole dump, with its dump, info and key.
@@ -33,6 +35,18 @@ _EVERY: Final = 8
 #: Looks at a folder until two agree, and the time between two.
 _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Large:
+    """A file that is not kept in memory."""
+
+    size: int
+    written_ns: int
+
+
+#: Of a dump folder: name -> what is there, or where a link leads.
+Listing = Mapping[str, str | _Large]
 
 
 def gather(
@@ -81,7 +95,7 @@ def gather(
 
 
 def _ask_again(
-    seen: Evidence, server: DumpServer, stage: Stage, watch: WireWatch, before: dict[str, str]
+    seen: Evidence, server: DumpServer, stage: Stage, watch: WireWatch, before: Listing
 ) -> None:
     """Send messages of a complete dump once more: what do they change, and what do they cost?
 
@@ -93,22 +107,36 @@ def _ask_again(
     if stock:
         sample = dict(list(sample.items())[:1])
         seen.not_idempotent = "a stock server takes a HERALD that comes again for another dump"
-    try:
-        descriptors = server.fd_count()
-    except CannotCount as unknown:
-        descriptors, seen.not_counted = None, str(unknown)
+    # Ours writes nothing that it has: of its large files it is enough when they were written last.
+    may_write = not stock and server.names.others is None
+    large = [name for name, what in before.items() if may_write and isinstance(what, _Large)]
+    known = {name: seal for name in large if (seal := _digest(server.dumpdir / name))}
+    descriptors = _descriptors(server, seen)
     replayed, seen.replay_unanswered = _say_again(stage, watch, sample)
     if descriptors is not None and server.running:
-        leaked = server.fd_count() - descriptors
+        leaked = (_descriptors(server, seen) or descriptors) - descriptors
         if leaked > _DESCRIPTORS[server.protocol]:
             stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
     if stock:
         return
     seen.replayed = replayed
     after = _settled(stage)
-    seen.replay_changed = sorted(
-        name for name in before | after if before.get(name) != after.get(name)
-    )
+
+    def same(name: str) -> bool:
+        one, two = before.get(name), after.get(name)
+        if not (isinstance(one, _Large) and isinstance(two, _Large) and name in known):
+            return one == two
+        return one == two or _digest(server.dumpdir / name) == known[name]
+
+    seen.replay_changed = sorted(name for name in {*before, *after} if not same(name))
+
+
+def _descriptors(server: DumpServer, seen: Evidence) -> int | None:
+    try:
+        return server.fd_count()
+    except CannotCount as unknown:
+        seen.not_counted = str(unknown)
+        return None
 
 
 def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> tuple[int, int]:
@@ -178,23 +206,29 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     seen.comparison.add_holes(told.never_sent)
 
 
-def _settled(stage: Stage) -> dict[str, str]:
+def _settled(stage: Stage) -> Listing:
     """What lies in the dump folder when its server has done with it, or after ``_LOOKS`` looks."""
     folder = stage.dumpdir if stage.server is None else stage.server.dumpdir
-    found = _digests(folder)
+    found = _listing(folder)
     for _ in range(0 if stage.row.virtual else _LOOKS):  # in virtual time all is done in turns
         stage.clock.delay_us(_LOOK_US)
-        before, found = found, _digests(folder)
+        before, found = found, _listing(folder)
         if before == found:
             break
     return found
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """What lies in a folder: name -> its contents, where a link leads, or of a large file (whose
-    contents are compared with memory anyway) its size and when it was written last.
-    """
-    found: dict[str, str] = {}
+def _digest(path: Path) -> bytes:
+    """Of its contents; of what can't be read, nothing."""
+    try:
+        return contents.digest(path)
+    except OSError:
+        return b""
+
+
+def _listing(folder: Path) -> Listing:
+    """What lies in a folder, and in those below it."""
+    found: dict[str, str | _Large] = {}
     for path in files_in(folder):
         name = str(path.relative_to(folder))
         try:
@@ -202,7 +236,7 @@ def _digests(folder: Path) -> dict[str, str]:
             if path.is_symlink():
                 found[name] = f"-> {path.readlink()}"
             elif status.st_size > _SMALL:
-                found[name] = f"{status.st_size} bytes, written at {status.st_mtime_ns}"
+                found[name] = _Large(status.st_size, status.st_mtime_ns)
             else:
                 found[name] = path.read_bytes().hex()
         except FileNotFoundError:
