@@ -20,7 +20,7 @@ from bench.errors import BadInput
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import parse_scenario
-from bench.servers import DumpServer
+from bench.servers import CannotCount, DumpServer
 from bench.servers.command import CommandOptions, CommandServer
 from bench.servers.manners import filled
 from bench.servers.native import ServerLaunchFailure
@@ -224,6 +224,35 @@ class TestLife:
                 lambda: not namespace.run(is_bound, Path("/proc/thread-self/net"), *server.address),
                 "the port to be free",
             )
+
+    def test_the_descriptors_of_all_its_processes_are_counted(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        text = (
+            BIND + "if os.fork() == 0:\n"
+            "    if os.fork() == 0: pass\n"
+            "    kept = [open('/dev/null') for _ in range(50)]\n"
+            "    open(sys.argv[3] + f'/{os.getpid()}', 'w')\n"
+            "    time.sleep(600)\n" + STAY
+        )
+        server = make(python(text))
+        server.start()
+        until(lambda: len(list((tmp_path / "dumps").iterdir())) == 2, "its children's word")
+        assert server.fd_count() > 100
+
+    def test_descriptors_of_one_that_dies_meanwhile_can_not_be_counted(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = make(GOOD)
+        server.start()
+        monkeypatch.setattr(CommandServer, "running", True)
+        assert server.pid is not None
+        os.kill(server.pid, 9)
+        until(lambda: not in_group(server.pid), "its end")
+        assert server.status == -9
+        with pytest.raises(CannotCount, match="can't be counted: No such file"):
+            server.fd_count()
+        monkeypatch.undo()
 
     def test_it_dies_with_a_bench_that_is_killed(self, tmp_path: Path) -> None:
         script = (
@@ -533,6 +562,28 @@ class TestJudged:
         assert case.met, case.unmet
         assert "were not on the disk when they had been" in case.oracle_reasons["ack-means-kept"]
         assert case.oracles["bytes-equal"] == "held"
+
+    @pytest.mark.parametrize(
+        ("value", "state"),
+        [("payload", "held"), ("bytes(length) if self.complete else payload", "broken")],
+    )
+    def test_the_same_bytes_written_again_are_no_change(
+        self, value: str, state: str, tmp_path: Path
+    ) -> None:
+        """Of a server that says it is idempotent."""
+        text = (EXAMPLES / "write_then_ack.py").read_text()
+        for old, new in (
+            ("if kind == VMCORE and not self.complete:", "if kind == VMCORE:"),
+            ("self.keep(offset, payload)", f"self.keep(offset, {value})"),
+            ("elif not (kind == VMCORE and self.complete):", "else:"),
+            ("if dump is None or dump.came:", "if dump is None:"),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "server.py").write_text(text)
+        wanted = example(tmp_path / "server.py").model_copy(update={"protocol": "netdump2"})
+        case = self.played(tmp_path / "run", wanted)
+        assert case.oracles["idempotence"] == state, case.oracle_reasons
 
     def test_one_that_names_its_dump_when_it_is_whole_need_not_say_what_it_is_before(
         self, tmp_path: Path

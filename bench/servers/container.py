@@ -8,7 +8,8 @@ It is in the network of a *holder* (``holder.py``), which has the TAP, and which
 * Its dumps land in the run's folder, by a bind mount; it runs as our own user, so we can read them.
 * With ``disk`` they land on a tmpfs of that size, and that is full when it is full. There they are
   read through the holder; when the run ends they are copied to its folder, holes and all.
-* Its descriptors are counted in /proc, by the number that the engine says its process has.
+* Its processes' descriptors are counted in /proc, from the number on that the engine says its first
+  process has.
 
 Nothing else of this machine is its own: the root is read-only, it has no capability, and no network
 but the run's.
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bench.servers import CannotCount, ServerProtocol
+from bench.servers import ServerProtocol
 from bench.servers.engine import engine_errors, labels
 from bench.servers.holder import BARE, DUMPS, Holder, remove
 from bench.servers.names import DumpNames, StoredDump
@@ -37,6 +38,7 @@ from bench.servers.native import (
     raised,
 )
 from bench.servers.ports import LOOK_S, is_bound
+from bench.servers.processes import open_descriptors
 from bench.servers.sparse import copy_folder
 from bench.wire.namespace import PORT
 
@@ -175,13 +177,7 @@ class ContainerServer:
     def fd_count(self) -> int:
         if not self.running:
             return 0
-        try:
-            return len(os.listdir(f"/proc/{self._pid}/fd"))
-        except OSError as error:
-            raise CannotCount(
-                f"the descriptors of the container's process {self._pid} can't be counted:"
-                f" {error.strerror}"
-            ) from None
+        return open_descriptors(self._pid)
 
     def stored(self) -> list[StoredDump]:
         return self.names.dumps_in(self.dumpdir)

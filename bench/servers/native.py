@@ -20,6 +20,7 @@ from typing import ClassVar, Final, Self
 
 from bench.servers import ServerProtocol
 from bench.servers.names import DumpNames, StoredDump
+from bench.servers.processes import open_descriptors
 from bench.wire.namespace import Namespace
 
 #: A server hangs when it takes longer, seconds. One that ends is noticed at once.
@@ -160,7 +161,7 @@ class NativeServer(ABC):
     def fd_count(self) -> int:
         if self._child is None or not self.running:
             return 0
-        return len(os.listdir(f"/proc/{self._child.pid}/fd"))
+        return open_descriptors(self._child.pid)
 
     def stored(self) -> list[StoredDump]:
         return self.names.dumps_in(self.dumpdir)
