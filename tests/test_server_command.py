@@ -617,6 +617,22 @@ class TestJudged:
         assert case.met, case.unmet
         assert case.oracles["bytes-equal"] == "held"
 
+    def test_a_kernels_last_words_are_no_defect_of_a_server_that_prints_them(
+        self, tmp_path: Path
+    ) -> None:
+        text = (EXAMPLES / "write_then_ack.py").read_text()
+        head, tail = text.split("            (self.promised,) =")
+        prints = "            print(payload[320:495].split(b'\\0')[0].decode(), flush=True)\n"
+        (tmp_path / "server.py").write_text(f"{head}{prints}            (self.promised,) ={tail}")
+        panic = "thread 'swapper' panicked at kernel/mm.rs:7"
+        case = self.played(
+            tmp_path / "run",
+            example(tmp_path / "server.py"),
+            more=f'}}\nmachine = {{ panic = "{panic}" ',
+        )
+        assert panic in (tmp_path / "run" / "server.log").read_text()
+        assert case.met, case.unmet
+
     def test_one_that_dies_in_mid_dump_is_told(self, tmp_path: Path) -> None:
         text = (EXAMPLES / "write_then_ack.py").read_text()
         text = text.replace(

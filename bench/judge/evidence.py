@@ -87,11 +87,16 @@ def gather(
                 read_disk(seen, stage, told)
             _ask_again(seen, server, stage, watch, before)
     seen.server_trouble = [
-        *stage.server_trouble(),
+        *stage.server_trouble(_texts(told.header)),
         *(f"left a file of no known kind: {name}" for name in strangers),
         *_claims(watch),
     ]
     return seen
+
+
+def _texts(header: bytes) -> list[str]:
+    """What a kernel dump header says in words: its strings end with zeros."""
+    return [part.decode(errors="replace") for part in header.split(b"\0") if part]
 
 
 def _ask_again(

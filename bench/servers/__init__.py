@@ -86,6 +86,8 @@ class DumpServer(Protocol):
         """The dumps on its disk, the latest last, and whether it calls each complete."""
         ...
 
-    def trouble(self) -> list[str]:
-        """What it did that no server may do, a sentence each: ended unasked, or raised."""
+    def trouble(self, said: Sequence[str] = ()) -> list[str]:
+        """What it did that no server may do, a sentence each: ended unasked, or raised. ``said``:
+        texts of the dump's header, which it may quote in what it prints.
+        """
         ...

@@ -96,7 +96,7 @@ class CommandServer(NativeServer):
         bind: str = "198.18.0.1",
         hosts: Mapping[str, str] | None = None,
     ) -> None:
-        """``log`` collects what it prints. ``hosts``: addresses of the run and their names."""
+        """``log`` gets what it prints. ``hosts``: addresses of the run and their names."""
         dumpdir = dumpdir.absolute()
         command = filled(wanted.argv, bind, str(dumpdir))
         super().__init__(namespace, dumpdir, log, (bind, PORT), command)
@@ -155,7 +155,7 @@ class CommandServer(NativeServer):
     def _is_ready(self, printed_from: int) -> bool:
         if self._wanted.ready is None:
             return self._bound()
-        printed = self._printed(printed_from)
+        printed = self._log.text(printed_from)
         whole = printed[: printed.rfind("\n") + 1]
         return any(re.search(self._wanted.ready, line) for line in whole.splitlines())
 

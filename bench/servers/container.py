@@ -35,16 +35,16 @@ from bench.servers.native import (
     STOP_TIMEOUT_S,
     ServerLaunchFailure,
     how_it_ended,
-    raised,
 )
 from bench.servers.ports import LOOK_S, is_bound
+from bench.servers.printed import SAID, Printed, raised
 from bench.servers.processes import open_descriptors
 from bench.servers.sparse import copy_folder
 from bench.wire.namespace import PORT
 
 _NET: Final = Path("/proc/thread-self/net")
-#: Of what it printed, as much as a verdict has room for.
-_SAID: Final = 500
+#: How much of what it prints the engine keeps: all but the latest goes when that is more.
+_ENGINES_LOG: Final = {"type": "json-file", "config": {"max-size": "8m", "max-file": "2"}}
 #: A shell's way to say that a signal ended a program, and a container's.
 _SIGNALLED: Final = 128
 
@@ -182,8 +182,8 @@ class ContainerServer:
     def stored(self) -> list[StoredDump]:
         return self.names.dumps_in(self.dumpdir)
 
-    def trouble(self) -> list[str]:
-        found = raised(self.output())
+    def trouble(self, said: Sequence[str] = ()) -> list[str]:
+        found = raised(self.output(), said)
         if self._container is not None and not self.running and not self._ended_by_us:
             found.append(f"the server {self._why_it_ended()}")
         return found
@@ -197,12 +197,14 @@ class ContainerServer:
         return _SIGNALLED - code if code > _SIGNALLED else code
 
     def output(self) -> str:
-        """All that it printed so far, over all its lives."""
+        """What it printed so far, over all its lives."""
         if self._container is None:
             return self.log.read_text() if self.log.exists() else ""
+        printed = Printed()
         with engine_errors("reading what the server printed"):
-            printed: bytes = self._container.logs()
-        return printed.decode(errors="replace")
+            for octets in self._container.logs(stream=True, follow=False):
+                printed.add(octets)
+        return printed.text()
 
     def __enter__(self) -> Self:
         self.start()
@@ -212,6 +214,8 @@ class ContainerServer:
         self.close()
 
     def _created(self) -> Any:
+        from docker.types import LogConfig
+
         wanted = self._wanted
         folder = {str(self._folder): {"bind": DUMPS, "mode": "rw"}}
         memory: dict[str, Any] = {}
@@ -226,6 +230,7 @@ class ContainerServer:
             volumes=self.holder.volumes or folder,
             environment=dict(wanted.environment),
             labels=labels(),
+            log_config=LogConfig(**_ENGINES_LOG),
             **memory,
             **BARE,
         )
@@ -245,7 +250,7 @@ class ContainerServer:
             limit = self._wanted.memory
             of = f" of {limit >> 20} MiB" if limit else ""
             how = f"was killed by the kernel for lack of memory{of}"
-        said = " ".join(filter(None, (state["Error"], self.output()[-_SAID:].strip())))
+        said = " ".join(filter(None, (state["Error"], self.output()[-SAID:].strip())))
         return f"{how}: {said or '(it printed nothing)'}"
 
     def _state(self) -> Any:

@@ -7,7 +7,7 @@ where it stands: what it had written stays, what it only remembered is lost, as 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.servers import ServerProtocol
@@ -104,7 +104,7 @@ class InProcessServer:
             count += target.is_relative_to(self.dumpdir.resolve())
         return count
 
-    def trouble(self) -> list[str]:
+    def trouble(self, _said: Sequence[str] = ()) -> list[str]:
         """None that is not seen where its host gets its turn: an exception of its core."""
         return []
 

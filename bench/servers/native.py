@@ -2,14 +2,13 @@
 
 It is started in the namespace's own thread, so its sockets are the namespace's; and with
 PR_SET_PDEATHSIG, so that it does not outlive a bench that is killed. It leads a process group, and
-whatever else is in that group when it has ended is ended too: nobody may keep its port. All that it
-prints goes to one file, the evidence of every failure below. No wait is unbounded.
+whatever else is in that group when it has ended is ended too: nobody may keep its port. What it
+prints is the evidence of every failure below (``printed.py``). No wait is unbounded.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 from abc import ABC, abstractmethod
@@ -20,6 +19,7 @@ from typing import ClassVar, Final, Self
 
 from bench.servers import ServerProtocol
 from bench.servers.names import DumpNames, StoredDump
+from bench.servers.printed import SAID, PrintedLog, raised
 from bench.servers.processes import open_descriptors
 from bench.wire.namespace import Namespace
 
@@ -27,13 +27,6 @@ from bench.wire.namespace import Namespace
 START_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 120.0
 _TAIL: Final = 4_000
-#: Of what a server printed, as much as a verdict has room for.
-_SAID: Final = 500
-
-#: What is printed by a program that went on after a defect of its own showed.
-_RAISED: Final = re.compile(
-    r"Traceback \(most recent call last\)|ERROR: \w+Sanitizer|: runtime error: |panicked at "
-)
 
 
 class ServerLaunchFailure(Exception):
@@ -59,12 +52,6 @@ def how_it_ended(status: int) -> str:
         return f"was killed by signal {-status}"
 
 
-def raised(output: str) -> list[str]:
-    """What a server printed of a defect of its own, a line; empty if nothing did."""
-    found = _RAISED.search(output)
-    return [f"the server raised: {output[found.start() :][:_SAID]}"] if found else []
-
-
 class NativeServer(ABC):
     """A ``DumpServer`` and a context manager; how it is started and known to listen is the kind's.
 
@@ -85,10 +72,11 @@ class NativeServer(ABC):
         address: tuple[str, int],
         command: Sequence[str],
     ) -> None:
-        """``log`` collects what it prints, over all its lives."""
+        """``log`` gets what it prints, over all its lives, as ``PrintedLog`` has it."""
         self.address = address
         self.dumpdir = dumpdir
         self.log = log
+        self._log = PrintedLog(log)
         self.command = list(command)
         self._namespace = namespace
         self._child: subprocess.Popen[bytes] | None = None
@@ -115,11 +103,16 @@ class NativeServer(ABC):
         if self.running:
             return
         self.dumpdir.mkdir(parents=True, exist_ok=True)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         self._ended_by_us = False
-        with self.log.open("ab") as log:
-            before = log.tell()
-            self._child = self._namespace.run(self._spawn, log.fileno())
+        before = self._log.total
+        theirs = self._log.open()
+        try:
+            self._child = self._namespace.run(self._spawn, theirs)
+        except BaseException:
+            self._log.close()
+            raise
+        finally:
+            os.close(theirs)
         try:
             listens = self._listens(before)
         except BaseException:
@@ -129,7 +122,7 @@ class NativeServer(ABC):
             return
         status = self.status
         self.kill()
-        raise ServerLaunchFailure(self.command, status, self._printed(before))
+        raise ServerLaunchFailure(self.command, status, self._log.text(before))
 
     def stop(self) -> None:
         """SIGTERM; SIGKILL if it doesn't end within ``STOP_TIMEOUT_S``."""
@@ -166,11 +159,11 @@ class NativeServer(ABC):
     def stored(self) -> list[StoredDump]:
         return self.names.dumps_in(self.dumpdir)
 
-    def trouble(self) -> list[str]:
+    def trouble(self, said: Sequence[str] = ()) -> list[str]:
         output = self.output()
-        found = raised(output)
+        found = raised(output, said)
         if self.status is not None and not self._ended_by_us:
-            found.append(f"the server {how_it_ended(self.status)}: {output[-_SAID:].strip()}")
+            found.append(f"the server {how_it_ended(self.status)}: {output[-SAID:].strip()}")
         return found
 
     @property
@@ -185,8 +178,8 @@ class NativeServer(ABC):
         return self._child.returncode
 
     def output(self) -> str:
-        """All that it printed so far, over all its lives."""
-        return self._printed(0)
+        """What it printed so far, over all its lives."""
+        return self._log.text()
 
     def __enter__(self) -> Self:
         self.start()
@@ -215,11 +208,5 @@ class NativeServer(ABC):
             return False
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
+        self._log.close()
         return True
-
-    def _printed(self, start: int) -> str:
-        if not self.log.exists():
-            return ""
-        with self.log.open("rb") as log:
-            log.seek(start)
-            return log.read().decode(errors="replace")

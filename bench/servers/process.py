@@ -35,7 +35,7 @@ class ServerProcess(NativeServer):
         options: Sequence[str] = (),
         command: Sequence[str] = (sys.executable, "-m", "server"),
     ) -> None:
-        """``log`` collects what it prints, over all its lives."""
+        """``log`` gets what it prints, over all its lives."""
         place = ("--bind", bind, "--port", str(port), "--dumpdir", str(dumpdir))
         super().__init__(namespace, dumpdir, log, (bind, port), [*command, *place, *options])
         self._ready = -1

@@ -192,6 +192,7 @@ class CommandStory:
         sent, memory = self._sent, self._memory
         told.report.stats.retransmissions = sent.repeats
         told.report.stats.frames_sent = sent.messages
+        told.header = sent.header
         told.footer = sent.header  # the patch of 2010 sends it behind the data, too
         promised = sent.length if sent.promised is None else sent.promised
         if self._command.dumps == "memory":

@@ -19,7 +19,7 @@ errors.) At the run's end the server is
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -103,9 +103,9 @@ class Stage:
     trouble: list[str] = field(default_factory=list)
     """What the server did that no server may do."""
 
-    def server_trouble(self) -> list[str]:
-        """What the server did that no server may do: raise, or die."""
-        return [*self.trouble, *(self.server.trouble() if self.server is not None else ())]
+    def server_trouble(self, said: Sequence[str] = ()) -> list[str]:
+        """What the server did that no server may do: raise, or die. ``said``: what it may quote."""
+        return [*self.trouble, *(self.server.trouble(said) if self.server is not None else ())]
 
     def places(self) -> list[Path]:
         """The files on its disk where it may keep what it has acknowledged."""

@@ -81,6 +81,8 @@ class Told:
     """Where the panic struck, in a sentence; empty where that says nothing."""
     footer: bytes = b""
     """What the client sends behind the data; empty if it has no footer."""
+    header: bytes = b""
+    """The kernel dump header; empty where none is known."""
     nic_wrote: list[tuple[int, int]] = field(default_factory=list)
     """[start, end): memory that the NIC wrote to between the panic and the takeover."""
     console: str = ""
@@ -220,7 +222,8 @@ class Story(ABC):
         case, stage, machine = self._case, self._stage, self.machine
         told = Told(machine, self.client, Report(self._profile.name), death=self._death(struck))
         request = self._request()
-        told.footer = request.header.pack() if self._profile.footer else b""
+        told.header = request.header.pack()
+        told.footer = told.header if self._profile.footer else b""
         began = stage.clock.now_ns()
         nic = Takeover(self._driver, self._board, self._take_stock)
         try:
