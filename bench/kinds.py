@@ -127,6 +127,9 @@ class SimulatedPlace:
 class ServerKind(Kind):
     """A dump server."""
 
+    ours: bool = False
+    """It comes with the bench: that it does not come up is this machine's lack, or our defect. Of
+    any other it is a verdict."""
     in_namespace: Callable[[NamespacePlace, Any], DumpServer] | None = None
     """``(place, options)`` -> one that is not started. None: it can't be played there."""
     simulated: Callable[[SimulatedPlace, Any], DumpServer] | None = None

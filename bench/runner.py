@@ -26,18 +26,20 @@ from bench.judge.expect import uncounted, unmet
 from bench.judge.live import LiveDisk
 from bench.judge.netconsole import NetconsoleWatch
 from bench.judge.netconsole import judge as judge_last_words
-from bench.judge.oracles import Evidence, outcome, rule
+from bench.judge.oracles import ORACLES, Evidence, broken, not_applicable, outcome, rule
 from bench.judge.watch import WireWatch
 from bench.kinds import Host
 from bench.progress import Progress
 from bench.runs import SNAP_ABOVE, SNAPLEN
 from bench.scenario import ResolvedCase, Scenario, expand_cases, with_values
+from bench.servers.native import ServerLaunchFailure
 from bench.story.stage import CLIENT_MAC, HOST_MAC, Stage, set_stage
 from bench.story.told import NoSuchStep, Told
 from bench.tiers import ROWS
 from bench.verdict import (
     BROKE_DOWN,
     DISTURBED,
+    SERVER_DOWN,
     CaseResult,
     Difference,
     Hole,
@@ -80,8 +82,12 @@ def run_scenario(
         if case.sweep_over is None or case.sweep_value is not None:
             runs.append(case)
             continue
-        with _impossible(scenario, case):
-            every = _every(tier, host, case, seed, run_folder)
+        try:
+            with _impossible(scenario, case):
+                every = _every(tier, host, case, seed, run_folder)
+        except ServerLaunchFailure as error:
+            result.cases.append(_never_came_up(case, error, Heartbeat()))
+            continue
         runs += every
         counted |= {run.name for run in every}
     progress.cases(len(runs))
@@ -109,14 +115,22 @@ def _every(
     """The runs of a sweep over every step: one is played dry, on the same tier, to count them."""
     dry = folder / "dry"
     with (
+        _removed(dry),
         _beating(tier) as beat,
         set_stage(tier, host, case, seed, dry, _nobody, beat.lost_s) as stage,
     ):
         count = case.machine_part.kind.count_steps
         assert count is not None, "the rules refuse it"
         steps = count(case, stage, seed)
-    shutil.rmtree(dry)
     return with_values(case, range(steps))
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _nobody(_direction: Direction, _frames: Frames, _notes: Mapping[int, str]) -> None: ...
@@ -141,6 +155,8 @@ def _played(
             result = _run(tier, host, run, seed, folder, progress, beat, closing)
         except (DriverCrashed, DriverHangs) as error:
             result = _never_panicked(run, error, beat)
+        except ServerLaunchFailure as error:
+            result = _never_came_up(run, error, beat)
         except QemuError as error:
             result = _no_outcome(run, BROKE_DOWN, str(error).strip().splitlines()[-1], beat)
         except NoSuchStep as error:
@@ -181,6 +197,20 @@ def _never_panicked(
     result.oracle_reasons = {name: ruling.why for name, ruling in rulings.items() if ruling.why}
     result.unmet = unmet(run.expect, result, rulings)
     result.met = not result.unmet
+    return result
+
+
+def _never_came_up(run: ResolvedCase, error: ServerLaunchFailure, beat: Heartbeat) -> CaseResult:
+    """Of a run whose server, which is not ours, did not come up; of ours that is no verdict."""
+    if run.server_part.kind.ours:
+        raise error
+    why = str(error).strip().splitlines()[-1]
+    rulings = dict.fromkeys(ORACLES, not_applicable("the server did not come up"))
+    rulings["server-safety"] = broken(f"it did not come up: {why}")
+    result = _no_outcome(run, SERVER_DOWN, why, beat)
+    result.oracles = {name: ruling.state for name, ruling in rulings.items()}
+    result.oracle_reasons = {name: ruling.why for name, ruling in rulings.items()}
+    result.unmet = unmet(run.expect, result, rulings)
     return result
 
 

@@ -29,6 +29,8 @@ BROKE_DOWN: Final = "broke-down"
 DISTURBED: Final = "disturbed"
 #: The client claims success, and nobody has seen what it sent.
 NOT_SEEN: Final = "not-seen"
+#: The server, which is not ours, did not come up.
+SERVER_DOWN: Final = "server-down"
 #: Runs that are not judged: they accuse nobody, and pass for nothing.
 NOT_JUDGED: Final = frozenset({BROKE_DOWN, DISTURBED})
 
@@ -44,10 +46,13 @@ OUTCOMES: Final = {
     "driver-crashed": "The driver crashed, and no kernel survives that.",
     BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
     DISTURBED: "This machine kept the bench from running: what came is not judged.",
+    SERVER_DOWN: "The server did not come up: there was nothing to dump to.",
     NOT_SEEN: "The client reports success; what it sent was not seen, so its dump is not judged.",
 }
 #: Those that a case may be there to see.
-EXPECTABLE: Final = tuple(name for name in OUTCOMES if name not in {*NOT_JUDGED, NOT_SEEN})
+EXPECTABLE: Final = tuple(
+    name for name in OUTCOMES if name not in {*NOT_JUDGED, NOT_SEEN, SERVER_DOWN}
+)
 
 
 @dataclass(slots=True)

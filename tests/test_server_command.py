@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import BadInput
+from bench.errors import BadInput, MachineLacks
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import parse_scenario
@@ -354,16 +354,14 @@ class TestTrouble:
     ) -> None:
         with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind(("0.0.0.0", 20023))
-            with pytest.raises(
-                ServerLaunchFailure, match=r"UDP port 20023 of 127\.0\.0\.1 is taken"
-            ):
+            with pytest.raises(MachineLacks, match=r"UDP port 20023 of 127\.0\.0\.1 is taken"):
                 make(GOOD).start()
 
     def test_a_program_that_can_not_be_run_is_named(self, make: Make, tmp_path: Path) -> None:
         program = tmp_path / "program"
         program.write_text("#!/nowhere/interpreter\n")
         program.chmod(0o755)
-        with pytest.raises(ServerLaunchFailure, match="No such file"):
+        with pytest.raises(BadInput, match=r"the server .*program: No such file"):
             make(command(program)).start()
 
 
@@ -433,7 +431,7 @@ class TestSurroundings:
     def test_a_user_who_can_not_reach_the_folder_is_told(self, make: Make, tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
         server = make(python(BIND + STAY, user="nobody"))
-        with pytest.raises(ServerLaunchFailure, match=r"user nobody can't reach .*--runs"):
+        with pytest.raises(MachineLacks, match=r"user nobody can't reach .*--runs"):
             server.start()
 
 
@@ -632,6 +630,30 @@ class TestJudged:
         )
         assert panic in (tmp_path / "run" / "server.log").read_text()
         assert case.met, case.unmet
+
+    def test_one_that_does_not_come_up_is_that_cases_verdict_and_no_others(
+        self, tmp_path: Path
+    ) -> None:
+        bad = command("/bin/sh", "-c", "echo no disk; kill -SEGV $$")
+        table = f'argv = {json.dumps(GOOD.argv)}, finished = "dump.*", unfinished = "dump.*.part"'
+        case = f'[[case]]\nname = "good"\nprofile = "netdump2"\nserver = {{ {table} }}\n'
+        case += 'expect = { outcome = "complete" }\n'
+        text = STORY.format(profile="netdump2", more="", server=served_by(bad)) + case
+        result = run_scenario(
+            parse_scenario(text, "made", "made.toml"),
+            tier="tap",
+            why_this_tier="",
+            seed=1,
+            run_folder=tmp_path,
+            progress=Silent(),
+        )
+        down, good = result.cases
+        assert good.met, good.unmet
+        assert (down.outcome, down.met, result.not_judged) == ("server-down", False, False)
+        assert down.oracles["server-safety"] == "broken"
+        why = "it did not come up: the server was killed by SIGSEGV: no disk"
+        assert down.oracle_reasons["server-safety"] == why
+        assert f"oracle server-safety is broken: {why}" in down.unmet
 
     def test_one_that_dies_in_mid_dump_is_told(self, tmp_path: Path) -> None:
         text = (EXAMPLES / "write_then_ack.py").read_text()

@@ -31,11 +31,12 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StrictStr, ValidationInfo
 
+from bench.errors import BadInput, MachineLacks
 from bench.kinds import NamespacePlace, ServerKind
 from bench.servers.child import start_child
 from bench.servers.manners import Argument, Foreign, filled, hosts_of, names_the_folder
 from bench.servers.nameservice import NameService
-from bench.servers.native import START_TIMEOUT_S, NativeServer, ServerLaunchFailure
+from bench.servers.native import START_TIMEOUT_S, STOP_TIMEOUT_S, NativeServer
 from bench.servers.ports import LOOK_S, is_bound
 from bench.wire.namespace import PORT, Namespace
 
@@ -110,8 +111,9 @@ class CommandServer(NativeServer):
             return
         if self._bound():
             address, port = self.address
-            raise ServerLaunchFailure(
-                self.command, None, f"UDP port {port} of {address} is taken: who has it?"
+            raise MachineLacks(
+                f"UDP port {port} of {address} is taken, in the network namespace of the run (cure:"
+                " end the program that has it)"
             )
         self.dumpdir.mkdir(parents=True, exist_ok=True)
         if self._wanted.user is not None:
@@ -121,14 +123,14 @@ class CommandServer(NativeServer):
 
     def _spawn(self, log: int) -> subprocess.Popen[bytes]:
         service = NameService(self.log.parent / "etc", self._hosts)
-        become = _becoming(self._wanted.user, self.dumpdir)
+        become = _Becoming(self._wanted.user, self.dumpdir)
 
         def before() -> None:
             service.enter()
             become()
 
         try:
-            return start_child(
+            child = start_child(
                 self.command,
                 log,
                 environment=self._wanted.environment,
@@ -136,12 +138,19 @@ class CommandServer(NativeServer):
                 before=before,
             )
         except OSError as error:
-            why = f"{self.command[0]}: {error.strerror}"
-            raise ServerLaunchFailure(self.command, _NOT_RUN, why) from None
+            raise BadInput(
+                f"the server {self.command[0]}: {error.strerror}; is it for this machine, and its"
+                " interpreter there?"
+            ) from None
         finally:
+            become.started()
             service.entered()
             note = f"The server has no name service: {service.lacks}."
             self.notes = [note] if service.lacks else []
+        if become.refused:
+            child.wait(STOP_TIMEOUT_S)
+            raise MachineLacks(f"the server: {become.refused}")
+        return child
 
     def _listens(self, printed_from: int) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -163,8 +172,10 @@ class CommandServer(NativeServer):
         return self._namespace.run(is_bound, _NET, *self.address)
 
 
-class _becoming:
-    """Makes a child another user; all that must be looked up is, before the fork."""
+class _Becoming:
+    """Makes a child another user; all that must be looked up is, before the fork. A child that
+    can't be that user says why in a pipe, and ends.
+    """
 
     def __init__(self, user: str | None, dumpdir: Path) -> None:
         self._account = None if user is None else pwd.getpwnam(user)
@@ -172,6 +183,15 @@ class _becoming:
         if self._account is not None:
             self._groups = os.getgrouplist(self._account.pw_name, self._account.pw_gid)
         self._dumpdir = dumpdir
+        self._told, self._tell = os.pipe()
+        self.refused = ""
+        """Why it can't be, when it has been started."""
+
+    def started(self) -> None:
+        """In the parent, when the child has begun, or could not."""
+        os.close(self._tell)
+        with os.fdopen(self._told, "rb") as told:  # its other end is closed by exec
+            self.refused = told.read().decode()
 
     def __call__(self) -> None:
         account = self._account
@@ -182,18 +202,18 @@ class _becoming:
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
         except OSError as error:
-            _give_up(f"can't become user {account.pw_name}: {error.strerror}; play as root")
+            self._give_up(
+                f"can't become user {account.pw_name}: {error.strerror} (cure: play as root)"
+            )
         if not os.access(self._dumpdir, os.W_OK | os.X_OK):
-            _give_up(
+            self._give_up(
                 f"user {account.pw_name} can't reach {self._dumpdir}: a folder above it is closed"
-                " to others; name another one with --runs"
+                " to others (cure: name another one with --runs)"
             )
 
-
-def _give_up(why: str) -> None:
-    """In a child that can't be what it was to be; its output is the evidence."""
-    os.write(2, f"{why}\n".encode())
-    os._exit(_NOT_RUN)
+    def _give_up(self, why: str) -> None:
+        os.write(self._tell, why.encode())
+        os._exit(_NOT_RUN)
 
 
 def _command(place: NamespacePlace, options: CommandOptions) -> CommandServer:

@@ -104,6 +104,7 @@ def _in_container(
 
 CONTAINER: Final = ServerKind(
     name="container",
+    ours=True,
     says="our own server in a Docker container, with little memory or a small disk if you like",
     options=ContainerOptions,
     probe=can_docker,

@@ -65,6 +65,7 @@ def _in_process(place: SimulatedPlace, options: OurOptions) -> InProcessServer:
 
 OURS: Final = ServerKind(
     name="netdump-bench",
+    ours=True,
     says="our own server: a process behind a TAP, its core in memory elsewhere",
     options=OurOptions,
     in_namespace=_process,
