@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -22,6 +23,7 @@ from bench.commands import COMMANDS
 from bench.console import printing
 from bench.errors import BadInput, BenchError, MachineLacks
 from bench.options import PROGRAM, parser
+from guest.kernel.guard import place
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 
@@ -49,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.command is None:
                 options.print_help(sys.stderr)
                 return BadInput.status
-            return COMMANDS[arguments.command](arguments, words)
+            try:
+                return COMMANDS[arguments.command](arguments, words)
+            except SystemExit as left:
+                raise BenchError(_who_left(left)) from left
     except BenchError as error:
         return _fail(str(error), error.status, as_json)
     except OSError as error:
@@ -61,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stop, _Terminated):
             return _fail("terminated; nothing was left behind", stop.status, as_json)
         return _fail("interrupted; nothing was left behind", INTERRUPTED, as_json)
+
+
+def _who_left(left: SystemExit) -> str:
+    """No command of ours ends so: a part did, and nothing that it was to do is known to be done."""
+    frame = traceback.extract_tb(left.__traceback__)[-1]
+    where = place(frame.filename, frame.lineno or 0, frame.name)
+    return f"a part ended the command: SystemExit: {left} ({where})"
 
 
 def _fail(message: str, status: int, as_json: bool) -> int:

@@ -172,7 +172,7 @@ def _registered(group: str) -> dict[str, list[EntryPoint]]:
 def _loaded(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except Exception as error:  # somebody else's code, which may do anything
+    except (Exception, SystemExit) as error:  # somebody else's code, which may do anything
         raise BadInput(f"{entry.name} ({entry.value}) can't be loaded: {_last(error)}") from error
 
 

@@ -86,6 +86,11 @@ class Trial:
         return f"ended with {ended} and without a verdict: {lines[-1]}"
 
     @property
+    def ended_early(self) -> bool:
+        """It says that all is well, and never came to its verdict."""
+        return self.status == 0 and "cases" not in self.document
+
+    @property
     def judged(self) -> bool:
         """False: this machine disturbed it so much that it was not."""
         return all(case["outcome"] != DISTURBED for case in self.cases.values())
@@ -144,10 +149,11 @@ class Repeated:
 
     @property
     def status(self) -> int:
-        """What the command exits with: 1 if the runs are not alike, 3 if some were not judged, else
-        that of the runs; as a shell has it, 128 and the number of the signal that ended them.
+        """What the command exits with: 1 if the runs are not alike, or if one says 0 without a
+        verdict; 3 if some were not judged; else that of the runs; as a shell has it, 128 and the
+        number of the signal that ended them.
         """
-        if not self.alike:
+        if not self.alike or any(trial.ended_early for trial in self.trials):
             return 1
         if self.not_judged:
             return MachineLacks.status

@@ -296,6 +296,24 @@ def test_a_broken_family_is_status_1_and_a_document(
     assert "send" not in broken
 
 
+def test_a_driver_that_leaves_the_process_is_broken() -> None:
+    class Leaves(PioDriver):
+        def poll(self, budget: int) -> Frames:
+            sys.exit(0)
+
+    finding = check_one(Subject(driver(Leaves), None, PIO), "budget")
+    assert "in its poll: SystemExit: 0 (" in finding.broken
+
+
+def test_a_card_that_leaves_the_process_is_broken() -> None:
+    class Leaves(PioCard):
+        def deliver(self, frames: Frames) -> None:
+            sys.exit(0)
+
+    finding = check_one(Subject(card(Leaves), None, PIO), "receive")
+    assert "SystemExit: 0 (" in finding.broken
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -362,3 +362,24 @@ def test_a_deadlock_is_told_on_a_real_tap(
     assert "lock-held-panic: PASSED, on tier tap" in said
     assert "deadlock, as expected" in said
     assert "held by stopped CPU" in said
+
+
+@pytest.mark.sim
+def test_a_part_that_leaves_the_process_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine of somebody's own: what it does in its story is not contained."""
+    (tmp_path / "machine.py").write_text(
+        "import sys\nfrom bench.kinds import MachineKind\n"
+        "def story(*_): sys.exit(0)\n"
+        "MACHINE = MachineKind(name='leaver', says='', story=story)\n"
+    )
+    path = tmp_path / "leaver.toml"
+    path.write_text(
+        'title = "t"\nwhy = "w"\ntiers = ["sim"]\n[machine]\nkind = "machine.py:MACHINE"\n'
+        '[[case]]\nprofile = "netdump2"\nexpect = { outcome = "complete" }\n'
+    )
+    assert cli.main(["run", str(path), "--quiet", "--runs", str(tmp_path / "runs")]) == 1
+    told = capsys.readouterr().err
+    assert f"a part ended the command: SystemExit: 0 ({tmp_path}/machine.py:3 story)" in told
+    assert told.count("\n") == 1

@@ -107,6 +107,10 @@ def wrong(tmp_path: Path, body: str) -> str:
             "    def poll(self, budget):\n        return []",
             "poll gives list, and should give Frames",
         ),
+        (
+            "    def poll(self, budget):\n        raise SystemExit(0)",
+            "in its poll: SystemExit: 0 ({file}:4 poll)",
+        ),
         ("    def transmit(self, batch):\n        return -1", "it took -1 frames of 1"),
         ("    mac = 'em0'", "mac is 'em0', and should be 6 bytes"),
     ],
@@ -141,6 +145,13 @@ def test_one_that_fails_before_the_panic_ends_its_run_alone(
 
 
 @pytest.mark.sim
+def test_ctrl_c_in_a_driver_ends_the_bench(tmp_path: Path) -> None:
+    body = "    def poll(self, budget):\n        raise KeyboardInterrupt"
+    with pytest.raises(KeyboardInterrupt):
+        play(made(tmp_path, wrong(tmp_path, body)), tmp_path / "run")
+
+
+@pytest.mark.sim
 def test_a_case_may_expect_a_crash(tmp_path: Path) -> None:
     scenario = made(tmp_path, wrong(tmp_path, "    def poll(self, budget):\n        return [][1]"))
     text = scenario.text.replace('"complete"', '"driver-crashed"')
@@ -149,16 +160,20 @@ def test_a_case_may_expect_a_crash(tmp_path: Path) -> None:
 
 
 @pytest.mark.sim
-def test_a_card_that_raises_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("raised", "told"), [("KeyError(now_ns)", "KeyError: .*"), ("SystemExit(0)", "SystemExit: 0 ")]
+)
+def test_a_card_that_raises_is_one_line(tmp_path: Path, raised: str, told: str) -> None:
     (tmp_path / "card.py").write_text(
         "from dataclasses import replace\n"
         "from nic_models.e1000.device import E1000Device\n"
         "from nic_models.e1000.family import E1000\n"
         "class Card(E1000Device):\n"
-        "    def transmit(self, now_ns): raise KeyError(now_ns)\n"
+        "    def transmit(self, now_ns): "
+        f"raise {raised}\n"
         "CARD = replace(E1000, silicon=Card)\n"
     )
-    with pytest.raises(BadInput, match=r"card\.py:CARD: KeyError: .*card\.py:5 transmit\)"):
+    with pytest.raises(BadInput, match=rf"card\.py:CARD: {told}.*card\.py:5 transmit\)"):
         play(made(tmp_path, 'model = "card.py:CARD"'), tmp_path / "run")
 
 

@@ -102,6 +102,13 @@ def test_a_run_that_says_why_it_has_no_verdict_is_of_the_kind_of_its_message() -
     )
 
 
+def test_a_run_without_a_verdict_is_no_success() -> None:
+    silent = Trial(7, 0, {}, 0.5)
+    assert Repeated("x", [silent, silent]).status == 1
+    assert Repeated("x", [trial(1, case()), silent]).status == 1
+    assert Repeated("x", [Trial(7, 0, {"error": "no TAP"}, 0.5)]).status == 1
+
+
 def test_numbers_in_a_message_make_no_kind_of_their_own() -> None:
     said = ("there are 1,234 MiB", "there are 999 MiB", "there is no TAP")
     short, shorter, other = (Trial(n, 3, {"error": s}, 0.5) for n, s in enumerate(said))

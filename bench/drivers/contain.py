@@ -29,6 +29,9 @@ from nic_models.narrow import NarrowAccess
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: What code that is not ours may raise. A ``sys.exit`` in it ends its run, not the bench; Ctrl-C
+#: does end the bench.
+ENDS: Final = (Exception, SystemExit)
 #: What passes through a driver and is not its doing.
 _NOT_ITS_OWN: Final = (
     BenchError,
@@ -128,7 +131,7 @@ class ContainedDriver:
             return call()
         except _NOT_ITS_OWN:
             raise
-        except Exception as error:
+        except ENDS as error:
             says = _told(error, self._text)
             raise DriverCrashed(f"in its {method}: {says}") from None
 
@@ -190,11 +193,11 @@ class ContainedSilicon:
             return call(*arguments, **named)
         except NarrowAccess:
             raise
-        except Exception as error:
+        except ENDS as error:
             raise SiliconBroke(f"{self._text}: {_told(error, self._text)}") from None
 
 
-def _told(error: Exception, text: str) -> str:
+def _told(error: BaseException, text: str) -> str:
     """``KeyError: 7 (FILE:LINE NAME)``: the innermost line of the part's own file, if it has
     one."""
     says = traceback.format_exception_only(error)[-1].strip()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.drivers.contain import ENDS
 from bench.drivers.errors import DriverCrashed, DriverHangs
 from bench.errors import BenchError
 from bench.nic_check.checks import CHECKS
@@ -65,12 +66,12 @@ def check_one(subject: Subject, name: str) -> Finding:
         raise
     except (DriverCrashed, DriverHangs) as error:
         return Finding(name, says, f"expected a driver that lives, came {error}")
-    except Exception as error:  # the family's own, or its driver's
+    except ENDS as error:  # the family's own, or its driver's
         came = traceback.format_exception_only(error)[-1].strip()
         return Finding(name, says, f"expected no exception, came {came} ({_where(error)})")
     return Finding(name, says)
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return place(frame.filename, frame.lineno or 0, frame.name)

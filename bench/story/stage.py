@@ -191,7 +191,7 @@ def _simulated(
     def far_end(now_ns: int) -> None:
         try:
             host.pump(now_ns)
-        except Exception as error:  # whatever it is, it is what the oracle looks for
+        except (Exception, SystemExit) as error:  # whatever it is, it is what the oracle looks for
             stage.trouble.append(f"the server raised {type(error).__name__}: {error}")
             host.hang_up()
 
