@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ from guest.qemu import parking
 from guest.qemu.console import ConsoleSilent
 from guest.qemu.guest import GuestFailed
 from guest.qemu.vm import CONSOLE, Vm, VmOptions
+from guest.vm.examine import examine
 from guest.vm.machine import Say, Strike, VmConfig, VmGuest
 from netdump import elfnotes
 from tests.boot_sector import DIES, READY, boot_disk
@@ -288,6 +290,31 @@ def test_the_example_for_a_kernel_is_played_with_the_files_beside_it(tmp_path: P
         scenario, tier="qemu", why_this_tier="", seed=1, run_folder=run, progress=Silent()
     )
     assert result.passed, result
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("kernel", ["Linux", "multiboot"])
+def test_an_initrd_may_have_a_comma_in_its_path(tmp_path: Path, kernel: str) -> None:
+    """QEMU starts only if it finds the file. Linux' is taken as it is, multiboot's is split."""
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    if kernel == "Linux":
+        (folder / "kernel").symlink_to(guest_image().kernel)
+    else:
+        (folder / "kernel").write_bytes(_multiboot())
+    (folder / "initrd,img").write_bytes(b"an initrd")
+    config = VmConfig(
+        96 * MIB, 4 * MIB, MAC, cpus=1, kernel=folder / "kernel", initrd=folder / "initrd,img"
+    )
+    with leaves_nothing():
+        examine(config, [], start_child)
+
+
+def _multiboot() -> bytes:
+    """A kernel of one instruction (hlt), at 1 MiB; its header says where (flags, bit 16)."""
+    magic, flags = 0x1BADB002, 1 << 16
+    head = [magic, flags, (1 << 32) - magic - flags, MIB, MIB, 0, 0, MIB + 32]
+    return struct.pack("<8I", *head).ljust(48, b"\xf4") + bytes(8192)
 
 
 def test_the_example_for_a_disk_is_a_scenario() -> None:

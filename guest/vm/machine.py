@@ -26,6 +26,7 @@ is more, above 4 GiB; without the firmware's part of the first MiB. The panic ar
 from __future__ import annotations
 
 import re
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -311,8 +312,8 @@ def boots(config: VmConfig) -> list[str]:
     if config.kernel is not None:
         more += ["-kernel", str(config.kernel)]
     if config.initrd is not None:
-        # A comma would begin the next module of a multiboot kernel.
-        more += ["-initrd", str(config.initrd).replace(",", ",,")]
+        path = str(config.initrd)
+        more += ["-initrd", path.replace(",", ",,") if _splits_initrd(config) else path]
     if config.cmdline:
         more += ["-append", config.cmdline]
     if config.firmware is not None:
@@ -320,6 +321,32 @@ def boots(config: VmConfig) -> list[str]:
     if config.cpu:
         more += ["-cpu", config.cpu]
     return more
+
+
+#: Where QEMU looks for a Linux kernel's signature; and for a multiboot header, which is three
+#: words (magic, flags, checksum) whose sum is 0.
+_LINUX_AT: Final = 0x202
+_LINUX: Final = b"HdrS"
+_MULTIBOOT: Final = 0x1BADB002
+_MULTIBOOT_WITHIN: Final = 8192
+
+
+def _splits_initrd(config: VmConfig) -> bool:
+    """Whether a comma in ``-initrd`` begins the next module: of a multiboot kernel alone. For all
+    others QEMU takes the path as it is. A kernel that can't be read is told of elsewhere.
+    """
+    try:
+        with open(config.kernel or "", "rb") as file:
+            head = file.read(_MULTIBOOT_WITHIN)
+    except OSError:
+        return False
+    if head.startswith(_LINUX, _LINUX_AT):
+        return False
+    words = [word for (word,) in struct.iter_unpack("<I", head[: len(head) & -4])]
+    headers = zip(words, words[1:], words[2:], strict=False)
+    return any(
+        magic == _MULTIBOOT and not sum((magic, *more)) % (1 << 32) for magic, *more in headers
+    )
 
 
 def options(config: VmConfig, folder: Path | None, *, serial: bool = True) -> VmOptions:
