@@ -17,6 +17,7 @@ from bench.nic_check.command import check_one, subject_of
 from bench.scenario import load_scenario
 from tests.foreign import C_DRIVER, ROOT, Build, assert_all_met, c_builder, made, play, with_nic
 from tests.patience import HANG_S
+from tests.qemu_rig import wait_until_gone
 
 POLLED = C_DRIVER / "e1000_polled.c"
 LIVING = ROOT / "tests" / "c" / "living.c"
@@ -109,6 +110,19 @@ def test_it_leaves_no_process_behind(tmp_path: Path, build: Build) -> None:
     children = Path(own).read_text().split()
     commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
     assert not [command for command in commands if b"bench.drivers.child" in command]
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("then", ["", "_exit(3)", "abort()", "for (;;)"])
+def test_what_it_forks_ends_with_it(tmp_path: Path, build: Build, then: str) -> None:
+    """Its parent prints the child's number; the child would stay for ever."""
+    poll = (
+        "static int n; if (n++) return; int p = fork(); while (!p) pause();"
+        f' printf("%d ", p); {then}'
+    )
+    play(made(tmp_path, f'driver = "{hollow(build, POLL=poll)}"'), tmp_path / "run")
+    (child,) = (tmp_path / "run" / "driver.log").read_text().split()
+    assert wait_until_gone(int(child), HANG_S)
 
 
 # --- its defects ----------------------------------------------------------------------------------

@@ -129,6 +129,8 @@ class LibraryDriver:
         self._log = log
         self._mac: bytes | None = None
         self._told_of_panic = False
+        self._places: dict[Method, int] = {}
+        """Where its functions are; known when it has been loaded."""
         self._end: DriverCrashed | DriverHangs | None = None
         """How it ended."""
         self._method = Method.INIT
@@ -170,6 +172,9 @@ class LibraryDriver:
             theirs.close()
             os.close(memory)
             os.close(log)
+        # Its end is heard of by itself: a process that the library forked keeps the socket open.
+        self._ended = os.pidfd_open(self._child.pid)
+        self._poll.register(self._ended, select.POLLIN)
         # The kernel's number of the clock of a process' CPU time (MAKE_PROCESS_CPUCLOCK).
         self._cpu_clock = (~self._child.pid << 3) | 2
 
@@ -395,28 +400,35 @@ class LibraryDriver:
 
     def _reap(self) -> int:
         """The status of a process that has hung up; one that goes on all the same is killed."""
-        try:
-            return self._child.wait(LAST_WORD_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            return self._child.wait(END_S)
+        ended = select.poll()
+        ended.register(self._ended, select.POLLIN)
+        ended.poll(LAST_WORD_S * 1000)
+        return self._kill()
+
+    def _kill(self) -> int:
+        """End the process, and those that the library forked: they are of its group. It is not
+        waited for before, so the group's number is still its own. The status; twice is harmless.
+        """
+        if self._child.returncode is None:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        return self._child.wait(END_S)
 
     def _receive(self) -> bytes:
+        """What it has said; nothing where it has ended, or hung up."""
         try:
-            return self._socket.recv(LONGEST)
-        except ConnectionError:
+            return self._socket.recv(LONGEST, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionError):
             return b""
 
     def _end_hanging(self, how: str) -> None:
         """Ask where it is, and end it. Raises ``DriverHangs``."""
         where = ""
-        self._child.send_signal(ASK_WHERE)
+        os.kill(self._child.pid, ASK_WHERE)
         if self._poll.poll(LAST_WORD_S * 1000) and (packet := self._receive()):
             heard = unpack(packet)
             if heard.kind == Kind.DIES and heard.a >= 0:
                 where = f", in {self._symbols.at(heard.a)}"
-        self._child.kill()
-        self._child.wait(END_S)
+        self._kill()
         self._end = DriverHangs(f"{self.where(self._method)} does not come back{where}: {how}")
         raise self._end
 
@@ -446,8 +458,11 @@ class LibraryDriver:
 
     def close(self) -> None:
         """End the process. Twice is harmless."""
-        self._child.kill()
-        self._child.wait(END_S)
+        if self._ended < 0:
+            return
+        self._kill()
+        os.close(self._ended)
+        self._ended = -1
         self._socket.close()
         self._mail.release()
 
