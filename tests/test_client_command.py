@@ -20,6 +20,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from bench.cli import main
 from bench.clients.machine_end import Place, open_machine_end
+from bench.clients.program import ClientProgram
 from bench.clock import RealClock
 from bench.errors import BadInput, MachineLacks
 from bench.progress import Silent
@@ -27,6 +28,7 @@ from bench.put_in import with_parts
 from bench.runner import run_scenario
 from bench.scenario import ScenarioError, load_scenario, parse_scenario
 from bench.verdict import CaseResult
+from bench.wire.namespace import NetNamespace
 from nic_models.frames import Frames
 from tests import wire_frames as wf
 from tests.command_rig import ARGUMENTS, SOURCE, Played, command, compiled, python, sockets
@@ -58,6 +60,23 @@ def drop(index: str) -> str:
     return (
         f'[[wire.fault]]\ndoes = "drop"\ndirection = "to-server"\nkind = "vmcore"\nindex = {index}'
     )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_client_started_out_of_its_group_ends_with_it(tmp_path: Path, shared: bool) -> None:
+    script = (
+        'setsid sh -c \'echo $$ > "$0"; sleep 600\' "$0" & while [ ! -s "$0" ]; do sleep 0.01; done'
+    )
+    program = ClientProgram(["/bin/sh", "-c", script, str(tmp_path / "pid")], tmp_path / "log")
+    with ExitStack() as closing:
+        inside = None if shared else closing.enter_context(NetNamespace())
+        program.start((lambda do, *a, **k: do(*a, **k)) if inside is None else inside.run)
+        until(lambda: not program.look(), "its end")
+        left = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+        assert left.exists()
+        assert program.end().status == 0
+        assert not left.exists() or left.read_text().rpartition(")")[2].split()[0] == "Z"
+        program.kill()
 
 
 # --- the client in C ------------------------------------------------------------------------------

@@ -225,12 +225,38 @@ class TestLife:
                 "the port to be free",
             )
 
+    def test_one_that_leaves_its_group_is_refused_in_a_line_and_ended(
+        self, make: Make, namespace: NetNamespace
+    ) -> None:
+        text = "import os, time\nif os.fork() == 0:\n    os.setsid()\n"
+        away = text + "".join(f"    {line}\n" for line in (BIND + STAY).splitlines()) + STAY
+        server = make(python(away))
+        for _ in range(2):
+            with pytest.raises(BadInput, match="has left its process group") as refused:
+                server.start()
+            assert "\n" not in str(refused.value)
+            assert not namespace.run(is_bound, Path("/proc/thread-self/net"), *server.address)
+
+    @pytest.mark.parametrize("clears", [False, True])
+    def test_what_has_left_its_group_ends_with_it(
+        self, make: Make, tmp_path: Path, clears: bool
+    ) -> None:
+        words = ["env", *["-i"] * clears, "setsid", "sh", "-c", 'echo $$ > "$0"; sleep 600']
+        starts = f"subprocess.Popen({words} + [sys.argv[3] + '/pid'])\n"
+        server = make(python(BIND + starts + STAY))
+        server.start()
+        pid = tmp_path / "dumps" / "pid"
+        until(lambda: pid.exists() and bool(pid.read_text().strip()), "the number")
+        assert in_group(int(pid.read_text()))
+        server.kill()
+        assert not in_group(int(pid.read_text()))
+
     def test_the_descriptors_of_all_its_processes_are_counted(
         self, make: Make, tmp_path: Path
     ) -> None:
         text = (
             BIND + "if os.fork() == 0:\n"
-            "    if os.fork() == 0: pass\n"
+            "    if os.fork() == 0: os.setsid()\n"
             "    kept = [open('/dev/null') for _ in range(50)]\n"
             "    open(sys.argv[3] + f'/{os.getpid()}', 'w')\n"
             "    time.sleep(600)\n" + STAY

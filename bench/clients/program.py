@@ -4,8 +4,8 @@ Nothing waits for it: ``look`` says whether it runs, and takes what it has print
 goes to a log, of which the first MiB is kept; its last line is what a failure is told by.
 
 It is a process group of its own, and SIGKILL ends the group: when the client has ended, too, for
-what it has left running would go on sending. The client is reaped after that, so its number is
-still its own.
+what it has left running would go on sending. So is what has left the group. The client is reaped
+after that, so its number is still its own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.errors import BadInput, MachineLacks
 from bench.servers.child import start_child
+from bench.servers.processes import Brood, network_here
 
 #: Bytes of its output that are kept, and the longest last line.
 LOG_BYTES: Final = 1 << 20
@@ -32,7 +33,7 @@ _READ: Final = 1 << 16
 #: Reads in one look: who prints without end must not keep us from the wire.
 _READS: Final = 4
 
-Inside = Callable[..., "subprocess.Popen[bytes]"]
+Inside = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class ClientProgram:
         self._environment = {**os.environ, **(environment or {})}
         self._user = user
         self._child: subprocess.Popen[bytes] | None = None
+        self._brood: Brood | None = None
 
     def start(self, run: Inside, reads: Path | None = None) -> None:
         """Start it; ``run`` calls a function in the namespace's thread, which outlives it.
@@ -100,6 +102,8 @@ class ClientProgram:
                     f"the client's user {self._user} may not read {reads}: with --runs name a"
                     " folder where that user may go"
                 )
+        self._brood = Brood(run(network_here))
+        self._environment |= self._brood.environment
         self._output, theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._output, False)
         try:
@@ -110,7 +114,10 @@ class ClientProgram:
     def _spawn(self, run: Inside, words: Sequence[str], output: int) -> subprocess.Popen[bytes]:
         owner = None if self._user is None else user_of(self._user)
         try:
-            return run(start_child, words, output, environment=self._environment, user=owner)
+            child: subprocess.Popen[bytes] = run(
+                start_child, words, output, environment=self._environment, user=owner
+            )
+            return child
         except OSError as error:
             says = f"the client {words[0]}: {error.strerror}"
             if owner is not None and error.errno == errno.EACCES:
@@ -162,6 +169,8 @@ class ClientProgram:
             self._started().kill()
         except ProcessLookupError:
             pass
+        if self._brood is not None:
+            self._brood.end()
 
     def _take_output(self) -> None:
         for _ in range(_READS):

@@ -26,6 +26,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -37,7 +38,8 @@ from bench.servers.child import start_child
 from bench.servers.manners import Argument, Foreign, filled, hosts_of, names_the_folder
 from bench.servers.nameservice import NameService
 from bench.servers.native import START_TIMEOUT_S, STOP_TIMEOUT_S, NativeServer
-from bench.servers.ports import LOOK_S, is_bound
+from bench.servers.ports import LOOK_S, bound, is_bound
+from bench.servers.processes import living, open_in
 from bench.wire.namespace import PORT, Namespace
 
 _NET: Final = Path("/proc/thread-self/net")
@@ -133,7 +135,7 @@ class CommandServer(NativeServer):
             child = start_child(
                 self.command,
                 log,
-                environment=self._wanted.environment,
+                environment={**self._wanted.environment, **self._brood.environment},
                 folder=None if names_the_folder(self._wanted.argv) else str(self.dumpdir),
                 before=before,
             )
@@ -156,10 +158,26 @@ class CommandServer(NativeServer):
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._is_ready(printed_from):
+                self._check_who_listens()
                 return self.running
             if self._ends_within(LOOK_S):
                 break
         return False
+
+    def _check_who_listens(self) -> None:
+        """Its port is to be held by its own process group: what has left that could be neither
+        paused nor killed. (Where we may not look, it is believed.)
+        """
+        for inode in self._namespace.run(bound, _NET, *self.address):
+            group = {one.pid for one in living() if one.group == self.pid}
+            with suppress(PermissionError):
+                if self.running and not open_in(group, f"socket:[{inode}]"):
+                    if inode not in self._namespace.run(bound, _NET, *self.address):
+                        continue
+                    raise BadInput(
+                        f"the server {self.command[0]}: its port is held by a process that has left"
+                        " its process group; it is to stay in the foreground (no setsid, no daemon)"
+                    )
 
     def _is_ready(self, printed_from: int) -> bool:
         if self._wanted.ready is None:

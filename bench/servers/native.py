@@ -2,7 +2,8 @@
 
 It is started in the namespace's own thread, so its sockets are the namespace's; and with
 PR_SET_PDEATHSIG, so that it does not outlive a bench that is killed. It leads a process group, and
-whatever else is in that group when it has ended is ended too: nobody may keep its port. What it
+whatever else has come of it when it has ended is ended too, in that group and out of it: nobody may
+keep its port. What it
 prints is the evidence of every failure below (``printed.py``). No wait is unbounded.
 """
 
@@ -20,7 +21,7 @@ from typing import ClassVar, Final, Self
 from bench.servers import ServerProtocol
 from bench.servers.names import DumpNames, StoredDump
 from bench.servers.printed import SAID, PrintedLog, raised
-from bench.servers.processes import open_descriptors
+from bench.servers.processes import Brood, network_here, open_descriptors
 from bench.wire.namespace import Namespace
 
 #: A server hangs when it takes longer, seconds. One that ends is noticed at once.
@@ -39,6 +40,7 @@ class ServerLaunchFailure(Exception):
         how = "did not listen in time" if status is None else how_it_ended(status)
         said = output[-_TAIL:].strip()
         last = said.splitlines()[-1] if said else "it printed nothing"
+        last += " (does it go into the background? it is to stay in front)" if status == 0 else ""
         super().__init__(f"{' '.join(command)}\nprinted:\n{said}\nthe server {how}: {last}")
 
 
@@ -80,6 +82,7 @@ class NativeServer(ABC):
         self.command = list(command)
         self._namespace = namespace
         self._child: subprocess.Popen[bytes] | None = None
+        self._brood = Brood(namespace.run(network_here))
         self._ended_by_us = False
 
     @abstractmethod
@@ -208,5 +211,6 @@ class NativeServer(ABC):
             return False
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
+        self._brood.end()
         self._log.close()
         return True

@@ -25,23 +25,29 @@ def is_bound(net: Path, address: str, port: int) -> bool:
 
     ``net``: the folder of a process's or thread's network tables, ``/proc/PID/net``.
     """
+    return bool(bound(net, address, port))
+
+
+def bound(net: Path, address: str, port: int) -> list[int]:
+    """The inodes of all such sockets."""
     own = f"{int.from_bytes(IPv4Address(address).packed, sys.byteorder):08X}"
     mapped = f"{int.from_bytes(bytes.fromhex('0000ffff'), sys.byteorder):08X}"
     wanted = {own, "0" * 8, "0" * 32, "0" * 16 + mapped + own}
     end = f":{port:04X}"
-    return any(
-        local.endswith(end) and local[: -len(end)] in wanted and not remote.strip("0:")
+    return [
+        inode
         for table in ("udp", "udp6")
-        for local, remote in _sockets(net / table)
-    )
+        for local, remote, inode in _sockets(net / table)
+        if local.endswith(end) and local[: -len(end)] in wanted and not remote.strip("0:")
+    ]
 
 
-def _sockets(table: Path) -> Iterator[tuple[str, str]]:
-    """(local, remote) of each line."""
+def _sockets(table: Path) -> Iterator[tuple[str, str, int]]:
+    """(local, remote, inode) of each line."""
     try:
         lines = table.read_text().splitlines()[1:]
     except FileNotFoundError:  # a kernel without IPv6
         return
     for line in lines:
-        _, local, remote, *_ = line.split()
-        yield local, remote
+        words = line.split()
+        yield words[1], words[2], int(words[9])

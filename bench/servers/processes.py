@@ -1,9 +1,19 @@
-"""Processes as /proc shows them: who belongs to a server, and what they have open."""
+"""Processes as /proc shows them: who belongs to a child of ours, what they have open, who is left.
+
+A program may leave the process group that it was started in (setsid), and its parent may end: then
+nothing in its own numbers says where it came from. But it is still in the network namespace that it
+was started in, where that is of its run's own; and in its environment there is still the mark that
+it was started with. By either it is found, and ended.
+"""
 
 from __future__ import annotations
 
 import os
+import select
+import signal
+import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +21,11 @@ from typing import Final
 from bench.servers import CannotCount
 
 _PROC: Final = Path("/proc")
+#: The variable that has the mark.
+MARK: Final = "NETDUMP_BENCH_CHILD"
+#: Searches for what is left, while it forks; and the longest that one takes to end, seconds.
+_SEARCHES: Final = 100
+_END_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +96,66 @@ def open_in(pids: Iterable[int], target: str) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return False
+
+
+def network_here() -> int:
+    """A number of the network namespace of the thread that calls it."""
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+class Brood:
+    """All that comes of one child, wherever it goes."""
+
+    def __init__(self, network: int) -> None:
+        """``network``: ``network_here`` where it is started."""
+        self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
+        # Of a namespace that it shares with us, nothing follows.
+        self._network = "" if network == _PROC.joinpath("self/ns/net").stat().st_ino else network
+        self._ours = os.getpid()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the child is to have in its environment."""
+        return {MARK: self._mark}
+
+    def end(self) -> None:
+        """SIGKILL for each that lives, until there is none."""
+        spared: set[int] = set()
+        for _ in range(_SEARCHES):
+            found = [one.pid for one in living() if one.pid not in spared and self._has(one.pid)]
+            if not found:
+                return
+            for pid in found:
+                if not self._ended(pid):
+                    spared.add(pid)
+
+    def _has(self, pid: int) -> bool:
+        if pid == self._ours:
+            return False
+        with suppress(OSError):
+            if os.readlink(_PROC / str(pid) / "ns/net") == f"net:[{self._network}]":
+                return True
+        with suppress(OSError):
+            environment = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+            return f"{MARK}={self._mark}".encode() in environment
+        return False
+
+    def _ended(self, pid: int) -> bool:
+        """End it; whether it has ended."""
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            if not self._has(pid):  # the number is another's by now, or it is ending
+                return True
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            answer = select.poll()
+            answer.register(process, select.POLLIN)
+            return bool(answer.poll(_END_S * 1000))
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # it has become a user that we may not end
+            return False
+        finally:
+            os.close(process)
