@@ -113,7 +113,6 @@ class LibraryDriver:
             UnusableDriver: the library can't be loaded.
             DriverCrashed, DriverHangs: ... in its init.
         """
-        self._places: dict[Method, int] = {}
         try:
             self._symbols: Symbols = read_symbols(path)
         except OSError as error:
