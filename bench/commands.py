@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import catalogue, doctor, put_in
+from bench.again import module
 from bench.console import console, printing
 from bench.errors import BadInput, MachineLacks
 from bench.guests import with_kernel
@@ -83,7 +84,7 @@ def _repeat(arguments: argparse.Namespace, scenario: Scenario) -> int:
     seeds = range(arguments.seed, arguments.seed + arguments.repeat)
     if seeds[-1] > MAX_SEED:
         raise BadInput(f"--repeat {arguments.repeat}: the last seed would be beyond 2^63-1")
-    again = [sys.executable, "-m", "bench", "run", "--json", "--quiet", "--runs", arguments.runs]
+    again = [*module("bench", "run", "--json", "--quiet", "--runs"), arguments.runs]
     for option in ("tier", "profile", *put_in.SECTIONS, "kernel", "modules"):
         if (value := getattr(arguments, option)) is not None:
             again += [f"--{option}", str(value)]
@@ -141,7 +142,7 @@ def _restart_as_namespace_root(words: list[str]) -> None:
     """Become root of a user namespace of our own, where that gives us the tap tier."""
     from bench.wire.namespace import rootless_reexec_command
 
-    command = rootless_reexec_command([sys.executable, "-m", "bench", *words])
+    command = rootless_reexec_command(module("bench", *words))
     if command:
         sys.stdout.flush()
         os.execvp(command[0], command)

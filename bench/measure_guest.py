@@ -30,6 +30,7 @@ from typing import Final
 
 import numpy as np
 
+from bench.again import module
 from bench.board import Board, BoardNic
 from bench.clock import Budget, RealClock
 from bench.judge.compare import Image, Stored, compare
@@ -262,7 +263,7 @@ def _sink(rig: _Rig) -> tuple[int, int, int]:
         listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SINK_BUFFER)
         listener.bind((SERVER_IP, SINK_PORT))
         fd = listener.fileno()
-        command = [sys.executable, "-m", "bench.measure_guest", str(fd)]
+        command = module("bench.measure_guest", str(fd))
         child = subprocess.Popen(command, pass_fds=[fd], stdout=subprocess.PIPE, text=True)
         try:
             took, sent = _swallow(rig)

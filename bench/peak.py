@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.again import module
 from bench.servers.child import start_child
 
 _EVERY_S: Final = 0.02
@@ -60,7 +60,7 @@ def peak_of(command: Sequence[str], timeout_s: float) -> tuple[str, int]:
 
 
 def python(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", *arguments]
+    return module(*arguments)
 
 
 def _family(pid: int) -> list[int]:

@@ -23,7 +23,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +33,7 @@ from typing import Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.again import module
 from bench.board import Board
 from bench.drivers.errors import DriverCrashed, DriverHangs, UnusableDriver
 from bench.drivers.protocol import (
@@ -158,7 +158,7 @@ class LibraryDriver:
     def _start(self, mailbox: int, sizes: list[int]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         memory = self._machine.memory.share()
-        command = [sys.executable, "-m", "bench.drivers.child", str(self._path.resolve())]
+        command = module("bench.drivers.child", str(self._path.resolve()))
         fds = [theirs.fileno(), mailbox, memory]
         command += [str(int(number)) for number in (*fds, *sizes)]
         self._socket = ours

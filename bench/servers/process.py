@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.again import module
 from bench.servers.child import start_child
 from bench.servers.names import OURS
 from bench.servers.native import START_TIMEOUT_S, STOP_TIMEOUT_S, NativeServer
@@ -33,7 +33,7 @@ class ServerProcess(NativeServer):
         bind: str = "198.18.0.1",
         port: int = 20023,
         options: Sequence[str] = (),
-        command: Sequence[str] = (sys.executable, "-m", "server"),
+        command: Sequence[str] = (*module("server"),),
     ) -> None:
         """``log`` gets what it prints, over all its lives."""
         place = ("--bind", bind, "--port", str(port), "--dumpdir", str(dumpdir))

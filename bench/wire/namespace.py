@@ -265,7 +265,7 @@ def rootless_reexec_command(argv: Sequence[str]) -> list[str] | None:
     probe = "from bench.wire.tap import can_tap; raise SystemExit(not can_tap().ok)"
     try:
         tried = subprocess.run(
-            [*prefix, sys.executable, "-c", probe],
+            [*prefix, sys.executable, "-P", "-c", probe],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
