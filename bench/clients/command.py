@@ -8,8 +8,8 @@ decides:
     {server}  {port}                where HERALDs go
     {memory}                        the path of a file: the memory that is to be dumped
 
-``{{`` and ``}}`` are braces. No shell reads it. A program is found on the PATH, or, if there is a
-slash in its name, from the folder of the file that names it.
+``{{`` and ``}}`` are braces. No shell reads it. Which words are paths, and from where,
+``bench/argv`` says.
 
 What the client *dumps* decides what its stored dump is held against: ``memory``, the file, behind
 whatever headers it puts before it; or something of its ``own``, which only the witness on the wire
@@ -18,15 +18,16 @@ has seen. ``bench/story/command`` has the rules.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, ValidationInfo
 
+from bench.argv import from_folder
 from bench.errors import BadInput
 from bench.kinds import ClientKind
 from bench.spelling import nearest
@@ -45,11 +46,11 @@ NAMES: Final = ("interface", "mac", "mtu", "address", "gateway", "server", "port
 def _template(argv: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     for argument in argv:
         _names(argument)
-    program, *arguments = argv
     base = (info.context or {}).get("base")
-    if "/" in program and base is not None:
-        program = str(Path(base, program))
-    return (program, *arguments)
+    if base is None:
+        return argv
+    # A brace in the folder's own name is one.
+    return from_folder(argv, os.path.abspath(base).replace("{", "{{").replace("}", "}}"))
 
 
 def _names(argument: str) -> list[str]:

@@ -32,6 +32,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StrictStr, ValidationInfo
 
+from bench.argv import from_folder
 from bench.errors import BadInput, MachineLacks
 from bench.kinds import NamespacePlace, ServerKind
 from bench.servers.child import start_child
@@ -48,15 +49,11 @@ _NOT_RUN: Final = 126
 
 
 def _found(argv: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """``./`` and ``../`` begin where the scenario lies; the program must be there."""
-    base = (info.context or {}).get("base", Path())
-    words = [
-        os.path.abspath(Path(base, word)) if word.startswith(("./", "../")) else word
-        for word in argv
-    ]
+    """With the paths of ``bench/argv``; the program must be there."""
+    words = from_folder(argv, (info.context or {}).get("base", Path()))
     if shutil.which(words[0]) is None:
         raise ValueError(f"{words[0]!r}: there is no such program")
-    return tuple(words)
+    return words
 
 
 def _expression(text: str) -> str:
