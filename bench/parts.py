@@ -6,8 +6,8 @@ netdump_bench.machines    a ``bench.kinds.MachineKind``
 netdump_bench.servers     a ``bench.kinds.ServerKind``
 netdump_bench.clients     a ``bench.kinds.ClientKind``
 
-``FILE.py:NAME`` is the object called NAME that the file makes when it is run. While it is, its own
-folder is looked in for what it imports.
+``FILE.py:NAME`` is the object called NAME that the file makes when it is run. What it imports, then
+or later, is looked for in its own folder first (``neighbours``).
 
 A driver is registered by its family alone; one that is not ours is a class in such a file, or a
 shared library.
@@ -15,18 +15,17 @@ shared library.
 
 from __future__ import annotations
 
-import sys
 import traceback
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Generic, TypeVar
 
 from bench.errors import BadInput
 from bench.kinds import ClientKind, MachineKind, ServerKind
+from bench.neighbours import run_file
 from bench.spelling import nearest
 from nic_models.family import NicFamily
 
@@ -181,21 +180,12 @@ def _module(path: Path) -> ModuleType:
     """A file of the user's, run once."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
-    spec = spec_from_file_location(f"netdump_bench_part_{abs(hash(path)):x}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise BadInput(f"{path}: no Python file: its name must end in .py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their annotations
-    folder = str(path.parent)
-    sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
+        return run_file(path)
     except (Exception, SystemExit) as error:  # the same
-        del sys.modules[spec.name]
         raise BadInput(f"{path}: {_last(error, path)}") from error
-    finally:
-        sys.path.remove(folder)
-    return module
 
 
 def _from_file(path: Path, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,41 @@ def test_a_part_finds_the_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "beside_it.py").write_text("VALUE = int\n")
     (tmp_path / "two_files.py").write_text("from beside_it import VALUE\n")
     assert load_part("two_files.py:VALUE", tmp_path, "driver") is int
+
+
+def test_two_folders_may_have_files_of_the_same_name(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "common.py").write_text(
+            f"import late\ndef early(): return '{folder}', late.LATE\n"
+        )
+        (tmp_path / folder / "late.py").write_text(f"LATE = '{folder} later'\n")
+        (tmp_path / folder / "inner" / "deep.py").write_text(f"DEEP = '{folder} deep'\n")
+        (tmp_path / folder / "part.py").write_text(
+            "import common\n"
+            "def lazy():\n"
+            "    import inner.deep\n"
+            "    from inner import deep\n"
+            "    from late import LATE\n"
+            "    import json.decoder\n"
+            "    assert deep is inner.deep and json.decoder\n"
+            "    return common.early(), LATE, deep.DEEP\n"
+        )
+    path = list(sys.path)
+    made_by = {f: load_part("part.py:lazy", tmp_path / f, "driver") for f in ("a", "b")}
+    for f, lazy in made_by.items():
+        assert lazy() == ((f, f"{f} later"), f"{f} later", f"{f} deep")
+    assert sys.path == path
+    assert not {"common", "late", "inner"} & set(sys.modules)
+
+
+def test_a_part_beside_a_folder_of_our_name_gets_ours(tmp_path: Path) -> None:
+    (tmp_path / "netdump.py").write_text("1 / 0\n")
+    (tmp_path / "part.py").write_text(
+        "import netdump.client\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Part:\n    client: 'netdump.client.Report'\n"
+    )
+    assert load_part("part.py:Part", tmp_path, "driver").__name__ == "Part"
 
 
 def test_a_card_that_qemu_has_not_is_not_played_there(tmp_path: Path) -> None:
