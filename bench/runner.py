@@ -283,7 +283,7 @@ def _run(
                 error=told.report.error,
                 deadlock=told.deadlock,
                 hung=told.out_of_time,
-                crashed=told.crashed,
+                crashed=told.crashed or told.client_crashed,
                 lost=told.lost,
             )
             evidence = gather(told, stage, watch, disk, expected)
@@ -344,6 +344,7 @@ def _judge(
             told.deadlock
             or told.out_of_time
             or told.crashed
+            or told.client_crashed
             or told.lost
             or _why(report.failed_in, report.detail)
         ),

@@ -44,6 +44,7 @@ OUTCOMES: Final = {
     "lost": "The machine was gone before its dump had an end.",
     "hung": "The run used up its time without an end.",
     "driver-crashed": "The driver crashed, and no kernel survives that.",
+    "client-crashed": "The client crashed, and no kernel survives that.",
     BROKE_DOWN: "QEMU, or its guest, broke down: there is nothing to judge.",
     DISTURBED: "This machine kept the bench from running: what came is not judged.",
     SERVER_DOWN: "The server did not come up: there was nothing to dump to.",

@@ -7,21 +7,39 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.board import Board
-from bench.drivers.contain import ContainedDriver
+from bench.drivers.contain import ContainedDriver, ContainedSilicon
 from bench.drivers.library import LibraryDriver
 from bench.drivers.protocol import Method
 from bench.drivers.watched import WatchedDriver, source_of
-from bench.parts import is_library, load_part, names_a_file
+from bench.foreign import family_is_ours
+from bench.parts import is_library, load_part
 from bench.scenario.schema import Nic
 from guest.kernel.corpse import Corpse
-from nic_models.contracts import Driver, Mbufs, Mode
+from nic_models.contracts import Driver, InterruptLine, Mbufs, Mode, Silicon
 from nic_models.family import NicFamily
 
 #: What a library prints, in the run's folder.
 LOG: Final = "driver.log"
 #: Rings for the panic of a driver that only lives the ordinary life: the least that there can be.
 _LEAST_RING: Final = 8
+
+
+def choose_silicon(
+    name: str,
+    family: NicFamily,
+    memory: NDArray[np.uint8],
+    mac: bytes,
+    line: InterruptLine,
+    rate: int | None,
+) -> Silicon:
+    """Our model of the card; contained where it is not ours. ``name``: as the scenario has it."""
+    if family_is_ours(family):
+        return family.silicon(memory, mac, line, rate)
+    return ContainedSilicon(lambda: family.silicon(memory, mac, line, rate), name)
 
 
 def choose_driver(
@@ -51,11 +69,11 @@ def choose_driver(
     )
     guard = machine.guard
     if nic.driver is None:
-        own = make(tx_ring=nic.tx_ring, rx_ring=nic.rx_ring)
-        if not names_a_file(nic.model):
-            return WatchedDriver(own, board, guard)
-        contained = ContainedDriver(lambda: own, nic.model)
-        return WatchedDriver(contained, board, guard, lambda: source_of(own, "transmit"))
+        whole = partial(make, tx_ring=nic.tx_ring, rx_ring=nic.rx_ring)
+        if family_is_ours(family):
+            return WatchedDriver(whole(), board, guard)
+        own = ContainedDriver(whole, nic.model)
+        return WatchedDriver(own, board, guard, lambda: source_of(own.inner, "transmit"))
     if is_library(nic.driver):
         library = closing.enter_context(
             LibraryDriver(

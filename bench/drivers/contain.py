@@ -1,4 +1,4 @@
-"""Parts of somebody's own file: what goes wrong in them is no defect of the bench.
+"""Drivers and cards of somebody's own: what goes wrong in them is no defect of the bench.
 
 An exception of a driver's is a verdict, ``DriverCrashed``: a kernel does not survive it, and the
 run is judged. One of a card's own silicon is a broken tool, ``SiliconBroke``: nothing can be judged
@@ -7,21 +7,14 @@ with it.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from bench.board import MachineLost, OutOfTime
 from bench.drivers.errors import DriverCrashed
-from bench.errors import BadInput, BenchError
-from bench.wire.contracts import WireError
-from guest.kernel.guard import place
-from guest.kernel.locks import Deadlock
-from guest.kernel.memory import OutOfMemory
-from guest.qemu.errors import QemuError
+from bench.errors import BadInput
+from bench.foreign import ENDS, NOT_ITS_OWN, told
 from nic_models.contracts import Driver, Mbufs, Silicon, TxBatch
 from nic_models.frames import Frames
 from nic_models.narrow import NarrowAccess
@@ -29,20 +22,6 @@ from nic_models.narrow import NarrowAccess
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: What code that is not ours may raise. A ``sys.exit`` in it ends its run, not the bench; Ctrl-C
-#: does end the bench.
-ENDS: Final = (Exception, SystemExit)
-#: What passes through a driver and is not its doing.
-_NOT_ITS_OWN: Final = (
-    BenchError,
-    Deadlock,
-    DriverCrashed,
-    MachineLost,
-    OutOfMemory,
-    OutOfTime,
-    QemuError,
-    WireError,
-)
 #: What a ``Driver`` has, and a driver of somebody's own may lack.
 _REQUIRED: Final = (
     *("mac", "mtu", "tx_zone", "stack"),
@@ -129,10 +108,10 @@ class ContainedDriver:
     def _contained(self, method: str, call: Callable[[], T]) -> T:
         try:
             return call()
-        except _NOT_ITS_OWN:
+        except NOT_ITS_OWN:
             raise
         except ENDS as error:
-            says = _told(error, self._text)
+            says = told(error, self._text)
             raise DriverCrashed(f"in its {method}: {says}") from None
 
 
@@ -144,10 +123,10 @@ class ContainedSilicon:
     """A ``Silicon`` round the user's. What it refuses by ``NarrowAccess`` is the driver's
     mistake."""
 
-    def __init__(self, silicon: Silicon, text: str) -> None:
+    def __init__(self, make: Callable[[], Silicon], text: str) -> None:
         """``text``: the family, as the scenario names it."""
-        self._silicon = silicon
         self._text = text
+        self._silicon: Silicon = self._contained(make)
 
     def read8(self, offset: int) -> int:
         return self._contained(self._silicon.read8, offset)
@@ -194,15 +173,4 @@ class ContainedSilicon:
         except NarrowAccess:
             raise
         except ENDS as error:
-            raise SiliconBroke(f"{self._text}: {_told(error, self._text)}") from None
-
-
-def _told(error: BaseException, text: str) -> str:
-    """``KeyError: 7 (FILE:LINE NAME)``: the innermost line of the part's own file, if it has
-    one."""
-    says = traceback.format_exception_only(error)[-1].strip()
-    frames = traceback.extract_tb(error.__traceback__)
-    file = Path(text.rpartition(":")[0]).name
-    own = [frame for frame in frames if Path(frame.filename).name == file]
-    frame = (own or list(frames))[-1]
-    return f"{says} ({place(frame.filename, frame.lineno or 0, frame.name)})"
+            raise SiliconBroke(f"{self._text}: {told(error, self._text)}") from None

@@ -60,6 +60,7 @@ def gather(
         deadlock=told.deadlock,
         out_of_time=told.out_of_time,
         driver_crashed=told.crashed,
+        client_crashed=told.client_crashed,
         lost=told.lost,
         acked=watch.acknowledged(),
         live_looks=disk.looks,

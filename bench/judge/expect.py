@@ -19,6 +19,7 @@ _IMPLIED = {
     "deadlock": frozenset({"panic-hygiene"}),
     "hung": frozenset({"liveness"}),
     "driver-crashed": frozenset({"panic-hygiene"}),
+    "client-crashed": frozenset({"panic-hygiene"}),
     "false-success": frozenset({"bytes-equal", "no-false-success"}),
 }
 

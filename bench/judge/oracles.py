@@ -54,6 +54,8 @@ class Evidence:
     out_of_time: str = ""
     driver_crashed: str = ""
     """How a driver that is not ours crashed."""
+    client_crashed: str = ""
+    """The same of a client."""
     nothing_dumped: bool = False
     """The machine never came to its panic."""
     lost: str = ""
@@ -134,6 +136,8 @@ def no_false_success(seen: Evidence) -> Ruling:
 
 
 def no_false_failure(seen: Evidence) -> Ruling:
+    if seen.client_crashed:
+        return not_applicable("the client crashed, and reports nothing")
     if seen.complete and not seen.claims_success:
         return broken(f"the dump is complete and equal; the client reports: {seen.gave_up}")
     return HELD if seen.complete else not_applicable("no complete dump was stored")
@@ -173,6 +177,7 @@ def ack_means_kept(seen: Evidence) -> Ruling:
 def panic_hygiene(seen: Evidence) -> Ruling:
     faults = list(seen.violations)
     faults += [f"the driver crashed: {seen.driver_crashed}"] * bool(seen.driver_crashed)
+    faults += [f"the client crashed: {seen.client_crashed}"] * bool(seen.client_crashed)
     if seen.memory_changes:
         start, end = seen.memory_changes[0]
         total = sum(b - a for a, b in seen.memory_changes)
@@ -238,7 +243,8 @@ def rule(seen: Evidence) -> dict[str, Ruling]:
 
 def outcome(seen: Evidence) -> str:
     """One word for what happened: complete, silent-hole, false-success, failed, deadlock, hung,
-    driver-crashed, lost, or not-seen, where the client's word can't be held against anything.
+    driver-crashed, client-crashed, lost, or not-seen, where the client's word can't be held against
+    anything.
 
     A silent hole is one that *both* sides call a complete dump.
     """
@@ -248,6 +254,8 @@ def outcome(seen: Evidence) -> str:
         return "hung"
     if seen.driver_crashed:
         return "driver-crashed"
+    if seen.client_crashed:
+        return "client-crashed"
     if seen.lost:
         return "lost"
     if not seen.claims_success:

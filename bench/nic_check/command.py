@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.drivers.contain import ENDS
+from bench.drivers.contain import SiliconBroke
 from bench.drivers.errors import DriverCrashed, DriverHangs
 from bench.errors import BenchError
+from bench.foreign import ENDS
 from bench.nic_check.checks import CHECKS
 from bench.nic_check.rig import Broken, Subject
 from bench.parts import absolute_name, check_driver, is_library, nic_family
@@ -62,6 +63,8 @@ def check_one(subject: Subject, name: str) -> Finding:
         promise(subject)
     except Broken as broken:
         return Finding(name, says, str(broken))
+    except SiliconBroke as error:
+        return Finding(name, says, f"expected a card that lives, came {error}")
     except BenchError:
         raise
     except (DriverCrashed, DriverHangs) as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.board import Board
 from bench.clock import Budget, VirtualClock
-from bench.drivers.choice import choose_driver
+from bench.drivers.choice import choose_driver, choose_silicon
 from bench.scenario.schema import Nic
 from guest.synthetic import MachineConfig, SyntheticMachine
 from netdump.contracts import TxBatch
@@ -102,8 +102,8 @@ class Rig:
         memory[memory == 0] = NO_ZERO  # a frame that is cut short would be padded with zeros
         self.wire = _Ends()
         self.line = self.machine.interrupt_line
-        self.silicon: Silicon = subject.family.silicon(
-            self.machine.memory.buffer, MAC, self.line, None
+        self.silicon: Silicon = choose_silicon(
+            subject.name, subject.family, self.machine.memory.buffer, MAC, self.line, None
         )
         self.board = Board(
             self.clock,

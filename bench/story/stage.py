@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from bench.clock import Budget, Clock, RealClock, VirtualClock
+from bench.foreign import made
 from bench.kinds import Host, NamespacePlace, SimulatedPlace
 from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
@@ -44,6 +45,9 @@ from bench.wire.namespace import open_namespace
 from bench.wire.segment import Segment
 from bench.wire.tap import TapWire
 from nic_models.frames import Frames
+
+#: What a run uses of a server before its dump begins.
+_SERVER: Final = ("start", "kill")
 
 CLIENT_MAC: Final = bytes.fromhex("020000000002")
 CLIENT_IP: Final = "198.18.0.2"
@@ -180,7 +184,13 @@ def _simulated(
     if case.server.present:
         part = case.server_part
         assert part.kind.simulated is not None, "the tier was chosen for it"
-        server = part.kind.simulated(SimulatedPlace(host, dumpdir), part.options)
+        server = made(
+            f"the server {part.kind.name}",
+            part.kind.simulated,
+            SimulatedPlace(host, dumpdir),
+            part.options,
+            has=_SERVER,
+        )
         closing.callback(server.kill)
         server.start()
     wire = link.machine_end
@@ -230,7 +240,9 @@ def _namespaced(
     if case.server.present:
         part = case.server_part
         assert part.kind.in_namespace is not None, "the tier was chosen for it"
-        server = part.kind.in_namespace(place, part.options)
+        server = made(
+            f"the server {part.kind.name}", part.kind.in_namespace, place, part.options, has=_SERVER
+        )
         closing.callback(server.kill)
         server.start()
 

@@ -14,10 +14,8 @@ from typing import Final
 import numpy as np
 
 from bench.board import Board
-from bench.drivers.choice import choose_driver
-from bench.drivers.contain import ContainedSilicon
+from bench.drivers.choice import choose_driver, choose_silicon
 from bench.machines.synthetic import SyntheticOptions
-from bench.parts import names_a_file
 from bench.qemu_nic import QemuNic
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
@@ -81,9 +79,9 @@ class SyntheticStory(Story):
         self._nic: Silicon
         if self.emulator is None or on_qemu is None:
             rate = nic.rate if stage.row.virtual else None
-            model = self._family.silicon(machine.memory.buffer, CLIENT_MAC, line, rate)
-            own = names_a_file(nic.model)
-            self._nic = ContainedSilicon(model, nic.model) if own else model
+            self._nic = choose_silicon(
+                nic.model, self._family, machine.memory.buffer, CLIENT_MAC, line, rate
+            )
         else:
             self._nic = QemuNic(self.emulator, on_qemu, stage.clock, line)
         self._hardware = Board(

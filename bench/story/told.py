@@ -26,6 +26,7 @@ import numpy as np
 
 from bench.board import Board, BoardNic, MachineLost, OutOfTime
 from bench.drivers.errors import DriverCrashed
+from bench.foreign import ClientCrashed, dump_of, made
 from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
@@ -73,6 +74,8 @@ class Told:
     out_of_time: str = ""
     crashed: str = ""
     """How the driver, which is not ours, crashed."""
+    client_crashed: str = ""
+    """The same of the client."""
     lost: str = ""
     """How the machine was lost in the middle of its dump."""
     seconds: float = 0.0
@@ -147,7 +150,9 @@ class Story(ABC):
         self._family: NicFamily = case.family
         profile = case.client_part.kind.profile
         assert profile is not None, "a client without one brings its own story"
-        self._profile = profile(case)
+        self._profile = made(
+            f"the profile of the client {case.client_part.kind.name}", profile, case
+        )
         self._notes: list[str] = []
         self._nic_wrote: list[tuple[int, int]] | None = None
 
@@ -198,7 +203,10 @@ class Story(ABC):
 
     def _make_client(self, image: DumpImage) -> DumpClient:
         """The case's client, on this machine."""
-        return self._case.client_part.kind.make(self._profile, self.machine.memory, image)
+        kind = self._case.client_part.kind
+        what = f"the client {kind.name}"
+        has = ("image", "dump")
+        return made(what, kind.make, self._profile, self.machine.memory, image, has=has)
 
     def give_back(self) -> None:
         """Nobody looks at the machine any more: give its memory back, now."""
@@ -230,13 +238,15 @@ class Story(ABC):
             for _ in range(0, case.machine.dead_time_ms * 1000, DEAD_TURN_US):
                 self._board.delay_us(DEAD_TURN_US)
             zone = self._zone_of(machine)
-            told.report = self.client.dump(request, nic, zone, machine.delay_us, self._tell)
+            told.report = dump_of(self.client, request, nic, zone, machine.delay_us, self._tell)
         except Deadlock as deadlock:
             told.deadlock = str(deadlock)
         except OutOfTime as late:
             told.out_of_time = str(late)
         except DriverCrashed as crash:
             told.crashed = str(crash)
+        except ClientCrashed as crash:
+            told.client_crashed = str(crash)
         except MachineLost as lost:
             told.lost = str(lost)
         told.seconds = (stage.clock.now_ns() - began) / 1e9
