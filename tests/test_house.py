@@ -30,6 +30,7 @@ ALLOWED: Final = {
     ("e1000", "tests/test_linux_mutations.py"): "plants the same",
     ("e1000", "tests/test_check_nic.py"): "plants defects in its driver",
     ("e1000", "tests/parts/mine.py"): "stands for a user's file that begins from our silicon",
+    ("e1000", "tests/test_foreign_parts.py"): "the same, for parts that fail",
 }
 
 #: Ours: name -> package, where its entry point leads.
