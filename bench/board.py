@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from bench.clock import Budget, Clock
+from bench.watchdog import WATCHDOG
 from bench.wire.contracts import Wire
 from netdump.contracts import DebugnetMethods, Event, FrameBlock, TxBatch
 from nic_models.contracts import Silicon
@@ -62,6 +63,9 @@ class Board:
 
     def turn(self) -> None:
         """Let the hardware catch up with the clock. Raises ``OutOfTime``, ``MachineLost``."""
+        WATCHDOG.ours(self._turn)
+
+    def _turn(self) -> None:
         self._alive()
         now = self.clock.now_ns()
         if self._budget.used_up(now):

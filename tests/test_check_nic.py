@@ -305,6 +305,16 @@ def test_a_driver_that_leaves_the_process_is_broken() -> None:
     assert "in its poll: SystemExit: 0 (" in finding.broken
 
 
+def test_a_driver_that_does_not_come_back_is_broken() -> None:
+    class Loops(PioDriver):
+        def poll(self, budget: int) -> Frames:
+            while True:
+                pass
+
+    finding = check_one(Subject(driver(Loops), None, PIO), "budget")
+    assert "its poll does not come back, in tests/test_check_nic.py:" in finding.broken
+
+
 def test_a_card_that_leaves_the_process_is_broken() -> None:
     class Leaves(PioCard):
         def deliver(self, frames: Frames) -> None:

@@ -146,6 +146,62 @@ def test_one_that_fails_before_the_panic_ends_its_run_alone(
 
 
 @pytest.mark.sim
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "    def poll(self, budget):\n        while True: pass",
+            "its poll does not come back, in {file}:4 poll: 5 s of CPU without a callback",
+        ),
+        (
+            "    def attach(self):\n"
+            "        while True:\n"
+            "            try: sum(range(9))\n"
+            "            except Exception: pass",
+            "its attach does not come back, in {file}:",
+        ),
+        (
+            "    def __init__(self, mmio, *rest, **named):\n        self._mmio = mmio\n"
+            "        super().__init__(mmio, *rest, **named)\n"
+            "    def transmit(self, batch):\n"
+            "        while True: self._mmio.read32(8)",
+            "its transmit does not come back: 200,000 callbacks",
+        ),
+    ],
+)
+def test_a_driver_that_does_not_come_back_hangs(tmp_path: Path, body: str, told: str) -> None:
+    (case,) = play(made(tmp_path, wrong(tmp_path, body)), tmp_path / "run")
+    assert case.outcome == "hung"
+    assert told.format(file=tmp_path / "wrong.py") in case.why
+    assert case.oracles["liveness"] == "broken"
+
+
+@pytest.mark.sim
+def test_one_that_sleeps_for_ever_hangs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.watchdog.TURNS", 8)
+    body = "    def poll(self, budget):\n        import time; time.sleep(10**6)"
+    (case,) = play(made(tmp_path, wrong(tmp_path, body)), tmp_path / "run")
+    assert case.outcome == "hung"
+    assert "wrong.py:4 poll: no callback in 2 s" in case.why
+
+
+@pytest.mark.sim
+def test_a_card_that_does_not_come_back_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "card.py").write_text(
+        "from dataclasses import replace\n"
+        "from nic_models.e1000.device import E1000Device\n"
+        "from nic_models.e1000.family import E1000\n"
+        "class Card(E1000Device):\n"
+        "    def transmit(self, now_ns):\n        while True: pass\n"
+        "CARD = replace(E1000, silicon=Card)\n"
+    )
+    with pytest.raises(BadInput, match=r"CARD: its transmit does not come back, in .*card\.py:6 "):
+        play(made(tmp_path, 'model = "card.py:CARD"'), tmp_path / "run")
+
+
+@pytest.mark.sim
 def test_ctrl_c_in_a_driver_ends_the_bench(tmp_path: Path) -> None:
     body = "    def poll(self, budget):\n        raise KeyboardInterrupt"
     with pytest.raises(KeyboardInterrupt):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.board import Board
 from bench.drivers.contain import ContainedDriver, ContainedSilicon
+from bench.drivers.lent import LentBoard
 from bench.drivers.library import LibraryDriver
 from bench.drivers.protocol import Method
 from bench.drivers.watched import WatchedDriver, source_of
@@ -69,10 +70,16 @@ def choose_driver(
     )
     guard = machine.guard
     if nic.driver is None:
-        whole = partial(make, tx_ring=nic.tx_ring, rx_ring=nic.rx_ring)
         if family_is_ours(family):
-            return WatchedDriver(whole(), board, guard)
-        own = ContainedDriver(whole, nic.model)
+            whole = make(tx_ring=nic.tx_ring, rx_ring=nic.rx_ring)
+            return WatchedDriver(whole, board, guard)
+        lent = LentBoard(board)
+        rings: dict[str, Any] = {"tx_ring": nic.tx_ring, "rx_ring": nic.rx_ring}
+        own = ContainedDriver(
+            lambda: family.driver(lent, machine.memory, machine, **make.keywords, **rings),
+            nic.model,
+            lent,
+        )
         return WatchedDriver(own, board, guard, lambda: source_of(own.inner, "transmit"))
     if is_library(nic.driver):
         library = closing.enter_context(
@@ -93,7 +100,8 @@ def choose_driver(
         return WatchedDriver(library, board, guard, lambda: library.where(Method.TRANSMIT))
     theirs = load_part(nic.driver, Path(), "driver")
     arguments = {**make.keywords, "tx_ring": nic.tx_ring, "rx_ring": nic.rx_ring}
+    lent = LentBoard(board)
     foreign = ContainedDriver(
-        lambda: theirs(board, machine.memory, machine, **arguments), nic.driver
+        lambda: theirs(lent, machine.memory, machine, **arguments), nic.driver, lent
     )
     return WatchedDriver(foreign, board, guard, lambda: source_of(foreign.inner, "transmit"))

@@ -12,9 +12,11 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from bench.drivers.errors import DriverCrashed
+from bench.drivers.errors import DriverCrashed, DriverHangs
+from bench.drivers.lent import LentBoard
 from bench.errors import BadInput
 from bench.foreign import ENDS, NOT_ITS_OWN, told
+from bench.watchdog import WATCHDOG, Overrun
 from nic_models.contracts import Driver, Mbufs, Silicon, TxBatch
 from nic_models.frames import Frames
 from nic_models.narrow import NarrowAccess
@@ -30,15 +32,20 @@ _REQUIRED: Final = (
 
 
 class ContainedDriver:
-    """A ``Driver`` round the user's: an exception of its own becomes ``DriverCrashed``."""
+    """A ``Driver`` round the user's: an exception of its own becomes ``DriverCrashed``, a call that
+    does not come back ``DriverHangs``."""
 
-    def __init__(self, make: Callable[[], Any], text: str) -> None:
-        """``text``: as the scenario names it.
+    def __init__(self, make: Callable[[], Any], text: str, lent: LentBoard | None = None) -> None:
+        """``text``: as the scenario names it. ``lent``: the registers that ``make`` gives it.
 
         Raises:
             DriverCrashed: its constructor fails, or what it made is no driver.
+            DriverHangs: its constructor does not come back.
         """
         self._text = text
+        self._lent = lent
+        self._hung = ""
+        """How; then it is not called any more."""
         self._driver: Driver = self._contained("__init__", make)
         lacks = [name for name in _REQUIRED if not hasattr(type(self._driver), name)]
         lacks = [name for name in lacks if name not in getattr(self._driver, "__dict__", {})]
@@ -106,8 +113,15 @@ class ContainedDriver:
         return frames
 
     def _contained(self, method: str, call: Callable[[], T]) -> T:
+        if self._hung:
+            raise DriverHangs(self._hung)
+        if self._lent is not None:
+            self._lent.begin()
         try:
-            return call()
+            return WATCHDOG.foreign(call)
+        except Overrun as late:
+            self._hung = f"{self._text}: its {method} {late}"
+            raise DriverHangs(self._hung) from None
         except NOT_ITS_OWN:
             raise
         except ENDS as error:
@@ -169,7 +183,10 @@ class ContainedSilicon:
 
     def _contained(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         try:
-            return call(*arguments, **named)
+            return WATCHDOG.foreign(call, *arguments, **named)
+        except Overrun as late:
+            name = getattr(call, "__name__", "function")
+            raise SiliconBroke(f"{self._text}: its {name} {late}") from None
         except NarrowAccess:
             raise
         except ENDS as error:

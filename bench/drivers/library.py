@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from bench.again import module
 from bench.board import Board
 from bench.drivers.errors import DriverCrashed, DriverHangs, UnusableDriver
+from bench.drivers.limits import CALLBACKS, CPU_S, TURN_S, TURNS
 from bench.drivers.protocol import (
     ASK_WHERE,
     EXITED,
@@ -67,13 +68,6 @@ from nic_models.contracts import Driver, Mbufs, Mode, TxBatch
 from nic_models.frames import Frames
 from nic_models.narrow import NarrowAccess
 
-#: What a function may use between two callbacks: seconds of CPU; and, if it uses none, turns of
-#: waiting. A pause of the whole machine is one turn.
-CPU_S: Final = 5.0
-TURN_S: Final = 0.25
-TURNS: Final = 240
-#: Callbacks of one call. A thousand polls of a status bit are many.
-CALLBACKS: Final = 200_000
 #: How long a process may take to start, and to say its last word, seconds.
 START_S: Final = 60.0
 LAST_WORD_S: Final = 5.0
