@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bench.story.told import AnyStory, Tell
 
 
+#: What was found out about kinds. A server's and a client's may have the same name.
+Tried = dict[tuple[type[Kind], str], Capability]
+
+
 def why_not(case: ResolvedCase, tier: str, host: Host | None = None) -> str:
     """Why this case can't be played on that tier; empty where it can. ``host``: what the wire ends
     at; None: any that the tier may have.
@@ -47,16 +51,17 @@ def why_not(case: ResolvedCase, tier: str, host: Host | None = None) -> str:
     return ""
 
 
-def lacks(case: ResolvedCase, tried: dict[str, Capability]) -> Capability | None:
+def lacks(case: ResolvedCase, tried: Tried) -> Capability | None:
     """What this machine lacks for a part of the case: a Docker engine, say; None: nothing.
     ``tried``: what was found out before, by kind.
     """
     kinds: list[Kind] = [case.client_part.kind]
     kinds += [case.server_part.kind] if case.server.present else []
     for kind in kinds:
-        if kind.name not in tried:
-            tried[kind.name] = kind.probe()
-        found = tried[kind.name]
+        which = type(kind), kind.name
+        if which not in tried:
+            tried[which] = kind.probe()
+        found = tried[which]
         if not found.ok:
             return replace(found, why=f"no {kind.name}: {found.why}")
     return None

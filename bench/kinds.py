@@ -70,6 +70,8 @@ class Kind:
     asks: frozenset[str] = frozenset()
     """Options by which a case says what it wants of such a part, whoever made it. The others
     describe this kind, or tune it, and say nothing to another in its place."""
+    tunes: frozenset[str] = frozenset()
+    """Options that only tune this kind: a case that sets one is not about it."""
     patience_s: float = 1.0
     """It may give its peer up when it has heard nothing for so long, seconds: what comes of a run
     in which the bench lost the CPU for longer is not held against it."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import put_in
-from bench.assemble import lacks, playable, why_not
+from bench.assemble import Tried, lacks, playable, why_not
 from bench.errors import BadInput, MachineLacks
 from bench.footprint import largest
 from bench.guests import another_kernel, as_played, booted, guests, sound_guest, tier_of_guests
@@ -191,7 +191,7 @@ def probes_for(scenario: Scenario, tier: str, runs: Path) -> dict[str, Callable[
 def _require_parts(scenario: Scenario) -> None:
     """Raises ``MachineLacks`` if each case has a part that can't be played on this machine."""
     cases = [case for case in expand_cases(scenario) if not case.forbidden]
-    tried: dict[str, Capability] = {}
+    tried: Tried = {}
     found = [lacks(case, tried) for case in cases]
     first = found[0] if found and all(found) else None
     if first is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from bench.assemble import lacks, make_story, why_not
+from bench.assemble import Tried, lacks, make_story, why_not
 from bench.capture.pcapng import PcapngWriter
 from bench.drivers.errors import DriverCrashed, DriverHangs, UnusableDriver
 from bench.errors import BadInput
@@ -47,7 +47,7 @@ from bench.verdict import (
     PanicContext,
     RunResult,
 )
-from bench.wire.contracts import Capability, Direction
+from bench.wire.contracts import Direction
 from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
 from netdump.dumper import DumpImage
@@ -72,7 +72,7 @@ def run_scenario(
     result = RunResult(scenario.name, tier, why_this_tier, seed, host)
     runs: list[ResolvedCase] = []
     counted: set[str] = set()
-    tried: dict[str, Capability] = {}
+    tried: Tried = {}
     for case in expand_cases(scenario):
         lack = lacks(case, tried)
         if why := why_not(case, tier, host) or (lack.why if lack else ""):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bench.assemble import lacks
 from bench.errors import BadInput, MachineLacks
 from bench.parts import CLIENTS, MACHINES, NICS, SERVERS
 from bench.play import _cannot, _require_parts
@@ -436,3 +437,19 @@ def test_the_check_sees_a_comparison(tmp_path: Path) -> None:
         assert _compared(path, _names()), text
     (tmp_path / "ok.py").write_text('ROWS = {"tap": 1}\nx = "tap"\n')
     assert not _compared(tmp_path / "ok.py", _names())
+
+
+def test_a_server_and_a_client_of_the_same_name_are_tried_each(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(COMMAND)
+    story = with_parts(load_scenario("clean-dump"), {"server": str(tmp_path / "server.toml")})
+    (case, *_) = expand_cases(story)
+    client = replace(case.client_part.kind, name="command", probe=lambda: WORKS)
+    server = replace(case.server_part.kind, probe=lambda: NO_TAP)
+    case = replace(
+        case,
+        client_part=replace(case.client_part, kind=client),
+        server_part=replace(case.server_part, kind=server),
+    )
+    lack = lacks(case, {})
+    assert lack is not None
+    assert lack.why == "no command: no device"

@@ -78,5 +78,6 @@ PROFILE: Final = ClientKind(
     profile=profile_of,
     profiles=True,
     asks=frozenset({"footer", "selective_acks", "path"}),
+    tunes=frozenset({"polls", "retries", "window"}),
     patience_s=GIVEN_UP_S,
 )

@@ -51,8 +51,6 @@ _T = TypeVar("_T", bound=Table)
 _P = TypeVar("_P", bound=PartTable)
 _S = TypeVar("_S", Machine, Server, Client)
 
-#: Keys of a case's own table that only tune our part: the case is not about that part.
-_OURS_TUNE: Final = {"client": {"polls", "retries", "window"}}
 #: Tables of a file that name a part, what they hold in common, and where their parts are.
 SECTIONS: Final[dict[str, tuple[type[PartTable], Shelf[Any]]]] = {
     "machine": (Machine, MACHINES),
@@ -232,8 +230,7 @@ def _about_its_own(case: Case, section: Replaceable, base: FilePath) -> list[str
     else:
         table = case.server if section == "server" else case.client
         kind: Kind = SECTIONS[section][1].find(table.kind, base)
-        asked = {"present", *kind.asks, *_OURS_TUNE.get(section, ())}
-        own = table.model_fields_set - asked
+        own = table.model_fields_set - {"present", *kind.asks, *kind.tunes}
     return [f"it is about a {section} of its own"] if own else []
 
 
