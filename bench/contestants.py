@@ -19,6 +19,7 @@ from bench.runner import run_scenario
 from bench.runs import scratch
 from bench.scenario import Scenario, parse_scenario
 from bench.tiers import ROWS
+from bench.verdict import CaseResult
 from netdump.profiles import PROFILES
 
 _STORY: Final = """\
@@ -116,12 +117,29 @@ class Played:
 
 
 def play(contestant: Contestant, mib: int) -> Played:
-    """One run. ``SystemExit`` if it does not come out as it should."""
+    """One run. ``SystemExit`` if it does not come out as it should.
+
+    A least one goes before it, where no guest has to boot: the first run of a process loads
+    modules, some 50 ms, and those are not what is measured.
+    """
+    if contestant.machine != "linux":
+        _run(contestant, 1)
+    case, took = _run(contestant, mib)
+    return Played(
+        rate=case.dump_bytes / case.seconds / 1e6,
+        frames=case.frames / took,
+        played=case.dump_bytes / took / 1e6,
+    )
+
+
+def _run(contestant: Contestant, mib: int) -> tuple[CaseResult, float]:
+    """The case's result, and the real seconds that the run took."""
     clock = RealClock()
+    story = scenario(contestant, mib)
     with scratch("run") as folder:
         began = clock.now_ns()
         result = run_scenario(
-            scenario(contestant, mib),
+            story,
             tier=contestant.tier,
             why_this_tier="",
             seed=1,
@@ -132,11 +150,7 @@ def play(contestant: Contestant, mib: int) -> Played:
     case = result.cases[0]
     if not case.met:
         raise SystemExit(f"{contestant}: {'; '.join(case.unmet)}: nothing was measured")
-    return Played(
-        rate=case.dump_bytes / case.seconds / 1e6,
-        frames=case.frames / took,
-        played=case.dump_bytes / took / 1e6,
-    )
+    return case, took
 
 
 def scenario(contestant: Contestant, mib: int) -> Scenario:

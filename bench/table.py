@@ -13,15 +13,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationIn
 
 
 class Table(BaseModel):
-    """Strict and immutable: unknown keys and wrong types are refused."""
+    """Strict and immutable: unknown keys and wrong types are refused.
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        arbitrary_types_allowed=True,
-        # The text under a key is its description, for `netdump-bench schema`.
-        use_attribute_docstrings=True,
-    )
+    The text under a key is what `netdump-bench schema` says of it (``scenario/editor.py``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class PartTable(Table):

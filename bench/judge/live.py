@@ -39,6 +39,8 @@ class LiveDisk:
         self._watch = watch
         self._expected = expected
         self._batches = 0
+        self._last: list[Path] = []
+        """Where the last frame was found. The next one mostly is there: no listing is needed."""
 
     def look(self) -> None:
         """Called after each batch from the server's side."""
@@ -59,15 +61,26 @@ class LiveDisk:
     def _is_kept(self, offset: int, length: int) -> bool:
         want = self._expected.read(offset, offset + length).tobytes()
         # The server may be giving the file its final name just now: then look again.
-        return any(self._is_there(offset, want) for _ in range(_LISTINGS))
+        return _holder(self._last, offset, want) is not None or any(
+            self._is_listed(offset, want) for _ in range(_LISTINGS)
+        )
 
-    def _is_there(self, offset: int, want: bytes) -> bool:
-        for path in self._places():
-            try:
-                with path.open("rb") as file:
-                    file.seek(offset)
-                    if file.read(len(want)) == want:
-                        return True
-            except FileNotFoundError:
-                continue
-        return False
+    def _is_listed(self, offset: int, want: bytes) -> bool:
+        holder = _holder(self._places(), offset, want)
+        if holder is None:
+            return False
+        self._last = [holder]
+        return True
+
+
+def _holder(places: list[Path], offset: int, want: bytes) -> Path | None:
+    """The first of these files that has it."""
+    for path in places:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                if file.read(len(want)) == want:
+                    return path
+        except FileNotFoundError:
+            continue
+    return None

@@ -6,7 +6,8 @@ pydantic makes it of ``schema.py``; here it gets what TOML and a reader need:
 * Defaults are spelled as a file would: ``"16 MiB"``. A table's default is the plain story, and is
   not written down again.
 * A size that has bounds has them in words, too: ``"1 KiB"`` of memory is refused as 1024 is.
-
+* The text under a key is its description. It is read from the source here, and not when the tables
+  are made (pydantic's ``use_attribute_docstrings``), which would cost each start 50 ms.
 * A table that names a part takes the options of its kind: those of every registered kind are here.
 
 What ``combinations.py`` refuses is not said here: keys that are right by themselves.
@@ -14,7 +15,12 @@ What ``combinations.py`` refuses is not said here: keys that are right by themse
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -80,9 +86,33 @@ def table_schema(model: type[Table]) -> Json:
     for name, found in {model.__name__: made, **made.get("$defs", {})}.items():
         if "description" in found:
             found["description"] = _prose(found["description"])
+        texts = _texts(tables[name])
         for key, field in tables[name].model_fields.items():
-            found["properties"][key] = _key(field, found["properties"][key])
+            found["properties"][key] = _key(field, found["properties"][key], texts.get(key))
     return made
+
+
+def _texts(table: type[Table]) -> dict[str, str]:
+    """The text under each key of a table, and of those it is made from."""
+    made_from = reversed([one for one in table.__mro__ if issubclass(one, Table)])
+    return {k: v for one in made_from for k, v in _texts_of(one.__module__, one.__name__).items()}
+
+
+@cache
+def _texts_of(module: str, table: str) -> dict[str, str]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    keys: dict[str, str] = {}
+    for found in ast.walk(tree):
+        if not (isinstance(found, ast.ClassDef) and found.name == table):
+            continue
+        for key, text in pairwise(found.body):
+            match key, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(said))),
+                ):
+                    keys[name] = said
+    return keys
 
 
 def _of_kinds(table: Json, kinds: dict[str, type[Table]]) -> Json:
@@ -151,13 +181,13 @@ class _ForToml(GenerateJsonSchema):
         return False
 
 
-def _key(field: FieldInfo, made: Json) -> Json:
-    """What pydantic made of a key, with its spellings and default as a file has them."""
+def _key(field: FieldInfo, made: Json, text: str | None) -> Json:
+    """What pydantic made of a key, with its text, and its spellings and default as a file has."""
     marks = list(_marks(field))
     written = next((mark for mark in marks if isinstance(mark, Written)), None)
-    said: Json = {"description": _prose(made["description"])} if "description" in made else {}
+    said: Json = {"description": _prose(text)} if text else {}
     if written is None:
-        return {**made, **said}
+        return said | made
     if "default" in made:
         said["default"] = written.show(field.default) if written.show else made["default"]
     return said | written.as_json(_bounds(marks))
