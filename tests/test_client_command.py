@@ -37,7 +37,7 @@ from tests.patience import until
 pytestmark = pytest.mark.tap
 
 #: Where the wire loses frames: so that no time is spent on waiting for what does not come.
-SOON: Final = ("--wait", "100")
+SOON: Final = ("--wait", "10")
 #: Where a frame that was sent again would spoil the story: longer than a busy machine needs.
 LATE: Final = ("--wait", "60000")
 STOCK: Final = "{ rescue = false, strict_finish = false }"

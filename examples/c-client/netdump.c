@@ -48,7 +48,7 @@ enum { AT_UDP = ETH + IP, AT_MESSAGE = AT_UDP + UDP, HEADERS = AT_MESSAGE + MESS
 enum { SMALLEST_FRAME = 60, LARGEST_FRAME = 9000 + ETH };
 /* netdumpd takes no more than 4096 bytes a message; FreeBSD's buffer has 64 KiB. */
 enum { PAGE = 4096, MAX_PAYLOAD = 4096, CHUNK = 64 << 10, WINDOW = 64, KDH_SIZE = 512 };
-enum { ARP_TRIES = 15, ARP_WAIT_MS = 200, TRIES = 12 };
+enum { ARP_TRIES = 15, ARP_WAIT_MS = 200, TRIES = 12, PATIENCE = 20 };
 
 static const uint8_t broadcast[6] = {255, 255, 255, 255, 255, 255};
 
@@ -250,11 +250,13 @@ static void deliver(uint32_t type, uint64_t offset, const uint8_t *bytes, unsign
 {
     static uint8_t frame[LARGEST_FRAME];
     unsigned count = length ? (length + max_payload - 1) / max_payload : 1;
+    unsigned wait = wait_ms;
     uint64_t wanted = 0, had = 0;
 
     for (unsigned i = 0; i < count; i++)
         wanted |= ack_bit(i);
-    /* A round that brought an ack is no try: there are at most 64 of those. */
+    /* A round that brought an ack is no try: there are at most 64 of those. One that brought none
+     * doubles the wait, up to PATIENCE times: frames get lost, but a server can be busy, too. */
     for (int tries = 0; tries < TRIES && had != wanted; tries++) {
         for (unsigned i = 0; i < count; i++) {
             unsigned at = i * max_payload, rest = length - at;
@@ -262,15 +264,18 @@ static void deliver(uint32_t type, uint64_t offset, const uint8_t *bytes, unsign
                 send_message(type, seqno + i, offset + at, bytes + at,
                              rest < max_payload ? rest : max_payload);
         }
-        int64_t until = now_ms() + wait_ms;
+        int64_t until = now_ms() + wait;
         uint64_t before = had;
         for (size_t heard; had != wanted && (heard = hear(frame, until));) {
             int index = acknowledged(frame, heard, count);
             if (index >= 0)
                 had |= ack_bit(index);
         }
-        if (had != before)
+        wait = wait < PATIENCE / 2 * wait_ms ? wait * 2 : PATIENCE * wait_ms;
+        if (had != before) {
             tries = -1;
+            wait = wait_ms;
+        }
     }
     if (had != wanted)
         fail(FAILED, "no ack of message type %u, seqno %u, offset %llu, in %d tries", type, seqno,
@@ -364,7 +369,7 @@ int main(int argc, char **argv)
         {"address", required_argument, NULL, ADDRESS}, {"server", required_argument, NULL, SERVER},
         {"gateway", required_argument, NULL, GATEWAY}, {"mtu", required_argument, NULL, MTU},
         {"wait", required_argument, NULL, WAIT}, {NULL, 0, NULL, 0}};
-    char *given[OPTIONS] = {[GATEWAY] = "", [MTU] = "1500", [WAIT] = "1000"};
+    char *given[OPTIONS] = {[GATEWAY] = "", [MTU] = "1500", [WAIT] = "50"};
     struct stat status;
     int option, end = 0;
 
