@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -190,7 +191,7 @@ class TestLife:
         server.start()
         server.pause()
         server.stop()
-        assert (server.status, server.trouble()) == (0, [])
+        assert (server.status, server.trouble()) == (-signal.SIGTERM, [])
 
     def test_it_listens_when_it_has_said_so(self, make: Make) -> None:
         said = "print('I am not re', end='', flush=True); time.sleep(0.2); print('ady at port 5')\n"

@@ -14,7 +14,6 @@ many bytes came as the kernel dump header promises: silence is the one "no" of t
 
 import os
 import selectors
-import signal
 import socket
 import struct
 import sys
@@ -78,8 +77,7 @@ class Dump:
 
 
 def serve(address, port, folder, kind=Dump):
-    """Until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    """Until a signal ends it: it owes the disk nothing."""
     heralds = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     heralds.bind((address, port))
     selector = selectors.DefaultSelector()
