@@ -33,6 +33,9 @@ ARGUMENTS: Final = (
     "{memory}",
 )
 
+#: A server that neither saves a client nor counts what came, as netdumpd.
+STOCK: Final = "{ rescue = false, strict_finish = false }"
+
 #: A client that uses ordinary sockets. HOW is a dict: see ``sockets``.
 _SOCKETS: Final = """
 import socket, struct, sys

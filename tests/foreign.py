@@ -1,9 +1,10 @@
-"""Scenarios with parts that are not ours, for tests: examples of the repository, and made ones."""
+"""Parts that are not ours, and scenarios with them: examples of the repository, and made ones."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import Scenario, parse_scenario
 from bench.scenario.schema import Nic
+from bench.servers.command import CommandOptions
 from bench.verdict import CaseResult
 from tests.patience import HANG_S
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 EXAMPLES: Final = ROOT / "examples"
 C_DRIVER: Final = EXAMPLES / "c-driver"
+SERVERS: Final = EXAMPLES / "servers"
 PIO: Final = f"{EXAMPLES}/pio-nic/pio_nic.py:PIO"
 
 Build = Callable[..., Path]
@@ -101,3 +104,37 @@ def play(scenario: Scenario, folder: Path, tier: str = "sim", seed: int = 1) -> 
 def assert_all_met(cases: list[CaseResult]) -> None:
     assert cases
     assert not {case.name: case.unmet for case in cases if not case.met}
+
+
+# --- servers by command ---------------------------------------------------------------------------
+
+#: A server's words for where it is.
+HERE: Final = ("{address}", "{port}", "{dumpdir}")
+SERVER_STORY: Final = """
+title = "a test"
+why   = "a test"
+tiers = ["tap"]
+[machine]
+memory = "4 MiB"
+[server]
+kind = "command"
+{server}
+[[case]]
+profile = "{profile}"
+expect  = {{ outcome = "complete"{more} }}
+"""
+
+
+def server_command(*argv: object, **options: object) -> CommandOptions:
+    return CommandOptions.model_validate({"argv": [*map(str, argv)], **options})
+
+
+def example_server(program: Path) -> CommandOptions:
+    """One that names its dumps as the examples do."""
+    return server_command(
+        sys.executable, program, *HERE, finished="dump.*", unfinished="dump.*.part"
+    )
+
+
+GOOD_SERVER: Final = example_server(SERVERS / "write_then_ack.py")
+HASTY_SERVER: Final = example_server(SERVERS / "ack_then_write.py")

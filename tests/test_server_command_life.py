@@ -1,63 +1,33 @@
-"""Somebody's server, by command: started, hurt, questioned, and judged."""
+"""Somebody's server, by command: started, hurt, and ended; who it is, and whom it knows."""
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.errors import BadInput, MachineLacks
-from bench.progress import Silent
-from bench.runner import run_scenario
-from bench.scenario import parse_scenario
 from bench.servers import CannotCount, DumpServer
 from bench.servers.command import CommandOptions, CommandServer
-from bench.servers.manners import filled
 from bench.servers.native import ServerLaunchFailure
 from bench.servers.ports import is_bound
-from bench.verdict import CaseResult
 from bench.wire.namespace import Namespace, NetNamespace
-from bench.wire.tap import can_tap
 from tests import wire_frames as wf
+from tests.foreign import GOOD_SERVER, HASTY_SERVER, HERE, server_command
 from tests.patience import HANG_S, until
-
-CAPABILITY = can_tap()
-tap = [
-    pytest.mark.tap,
-    pytest.mark.skipif(not CAPABILITY.ok, reason=f"{CAPABILITY.why}; {CAPABILITY.cure}"),
-]
-ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples" / "servers"
-HERE = ("{address}", "{port}", "{dumpdir}")
-
-
-def command(*argv: object, **options: object) -> CommandOptions:
-    return CommandOptions.model_validate({"argv": [*map(str, argv)], **options})
-
-
-def example(program: Path) -> CommandOptions:
-    """One that names its dumps as the examples do."""
-    return command(sys.executable, program, *HERE, finished="dump.*", unfinished="dump.*.part")
-
-
-GOOD = example(EXAMPLES / "write_then_ack.py")
-HASTY = example(EXAMPLES / "ack_then_write.py")
 
 
 def python(text: str, **options: object) -> CommandOptions:
     """A server of a few lines, which has the words of ``HERE`` in ``sys.argv``."""
-    return command(sys.executable, "-c", text, *HERE, **options)
+    return server_command(sys.executable, "-c", text, *HERE, **options)
 
 
 BIND = (
@@ -97,9 +67,6 @@ def make(namespace: NetNamespace, tmp_path: Path) -> Iterator[Make]:
         one.kill()
 
 
-# --- its life -------------------------------------------------------------------------------------
-
-
 class Client:
     """As little of a client as a dump needs; each message is answered, or not."""
 
@@ -125,10 +92,10 @@ class Client:
 
 
 class TestLife:
-    pytestmark = tap
+    pytestmark = pytest.mark.tap
 
     def test_when_start_returns_its_port_is_bound_in_the_namespace_only(self, make: Make) -> None:
-        server = make(GOOD)
+        server = make(GOOD_SERVER)
         contract: DumpServer = server
         contract.start()
         assert contract.running
@@ -139,7 +106,7 @@ class TestLife:
     def test_a_dump_is_unfinished_and_then_finished(
         self, make: Make, namespace: NetNamespace
     ) -> None:
-        server = make(GOOD)
+        server = make(GOOD_SERVER)
         server.start()
         data = os.urandom(1000)
         header = bytes(40) + struct.pack(">Q", len(data)) + bytes(464)
@@ -156,7 +123,7 @@ class TestLife:
     def test_what_it_acknowledged_and_had_only_in_memory_is_lost_when_it_is_killed(
         self, make: Make, namespace: NetNamespace
     ) -> None:
-        for wanted, kept in ((GOOD, b"kept" * 100), (HASTY, b"")):
+        for wanted, kept in ((GOOD_SERVER, b"kept" * 100), (HASTY_SERVER, b"")):
             server = make(wanted)
             server.start()
             with Client(namespace, server.address) as client:
@@ -170,7 +137,7 @@ class TestLife:
     def test_paused_it_is_silent_and_resumed_it_goes_on(
         self, make: Make, namespace: NetNamespace
     ) -> None:
-        server = make(GOOD)
+        server = make(GOOD_SERVER)
         server.start()
         with Client(namespace, server.address) as client:
             server.pause()
@@ -181,7 +148,7 @@ class TestLife:
     def test_our_own_kill_and_stop_are_no_trouble_and_restart_brings_it_back(
         self, make: Make
     ) -> None:
-        server = make(GOOD)
+        server = make(GOOD_SERVER)
         server.start()
         first = server.pid
         server.restart()
@@ -203,7 +170,7 @@ class TestLife:
         self, make: Make, tmp_path: Path
     ) -> None:
         text = BIND + "open('here', 'w').close()\n" + STAY
-        server = make(command(sys.executable, "-c", text, "{address}", "{port}"))
+        server = make(server_command(sys.executable, "-c", text, "{address}", "{port}"))
         server.start()
         until((tmp_path / "dumps" / "here").exists, "the file")
 
@@ -270,7 +237,7 @@ class TestLife:
     def test_descriptors_of_one_that_dies_meanwhile_can_not_be_counted(
         self, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        server = make(GOOD)
+        server = make(GOOD_SERVER)
         server.start()
         monkeypatch.setattr(CommandServer, "running", True)
         assert server.pid is not None
@@ -285,7 +252,7 @@ class TestLife:
         script = (
             "import sys, time; from pathlib import Path;"
             "from bench.servers.command import *; from bench.wire.namespace import NetNamespace;"
-            f"w = CommandOptions(argv={GOOD.argv!r});"
+            f"w = CommandOptions(argv={GOOD_SERVER.argv!r});"
             f"d = Path({str(tmp_path)!r});"
             "s = CommandServer(NetNamespace(), d / 'dumps', d / 'log', w, bind='127.0.0.1');"
             "s.start(); print(s.pid, flush=True); time.sleep(600)"
@@ -323,7 +290,7 @@ def _zombie(pid: int) -> bool:
 
 
 class TestTrouble:
-    pytestmark = tap
+    pytestmark = pytest.mark.tap
 
     @pytest.mark.parametrize(
         ("does", "says"),
@@ -382,14 +349,14 @@ class TestTrouble:
         with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind(("0.0.0.0", 20023))
             with pytest.raises(MachineLacks, match=r"UDP port 20023 of 127\.0\.0\.1 is taken"):
-                make(GOOD).start()
+                make(GOOD_SERVER).start()
 
     def test_a_program_that_can_not_be_run_is_named(self, make: Make, tmp_path: Path) -> None:
         program = tmp_path / "program"
         program.write_text("#!/nowhere/interpreter\n")
         program.chmod(0o755)
         with pytest.raises(BadInput, match=r"the server .*program: No such file"):
-            make(command(program)).start()
+            make(server_command(program)).start()
 
 
 # --- who it is, and whom it knows -----------------------------------------------------------------
@@ -405,7 +372,7 @@ LOOKUP = (
 
 
 class TestSurroundings:
-    pytestmark = tap
+    pytestmark = pytest.mark.tap
 
     def test_a_name_is_looked_up_at_once_and_so_is_one_that_nobody_has(self, make: Make) -> None:
         hosts = Path("/etc/hosts").read_bytes()
@@ -426,7 +393,7 @@ class TestSurroundings:
             return -1
 
         monkeypatch.setattr("bench.servers.nameservice._libc.unshare", refuse)
-        server = make(GOOD)
+        server = make(GOOD_SERVER)
         server.start()
         (note,) = server.notes
         assert "no name service: no mount for it (unshare: Operation not permitted)" in note
@@ -443,7 +410,8 @@ class TestSurroundings:
         nobody = pwd.getpwnam("nobody")
         # A shell: the Python that the tests run in may be root's own.
         text = 'id -u; id -g; printf his > "$0/vmcore.0"; echo here; exec sleep 600'
-        server = make(command("/bin/sh", "-c", text, "{dumpdir}", user="nobody", ready="here"))
+        words = ("/bin/sh", "-c", text, "{dumpdir}")
+        server = make(server_command(*words, user="nobody", ready="here"))
         server.start()
         (dump,) = server.stored()
         assert dump.path.read_bytes() == b"his"
@@ -460,237 +428,3 @@ class TestSurroundings:
         server = make(python(BIND + STAY, user="nobody"))
         with pytest.raises(MachineLacks, match=r"user nobody can't reach .*--runs"):
             server.start()
-
-
-# --- what can't be played -------------------------------------------------------------------------
-
-STORY = """
-title = "a test"
-why   = "a test"
-tiers = ["tap"]
-[machine]
-memory = "4 MiB"
-[server]
-kind = "command"
-{server}
-[[case]]
-profile = "{profile}"
-expect  = {{ outcome = "complete"{more} }}
-"""
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ("", "argv: is missing"),
-        ("argv = []", "argv"),
-        ('argv = ["cat", "{adress}"]', r"no place is named adress; did you mean .address.\? \(\{a"),
-        ('argv = ["/no/such/netdumpd"]', "'/no/such/netdumpd': there is no such program"),
-        ('argv = ["./mine"]', "/here/mine': there is no such program"),
-        ('argv = ["cat", 5]', "wants a string in quotes"),
-        ('argv = ["cat"]\nfinished = []', "finished"),
-        ('argv = ["cat"]\nfinished = "a/b"', "'a/b' is no pattern for the name of a file"),
-        ('argv = ["cat"]\nready = "("', "'\\(' is no regular expression"),
-        ('argv = ["cat"]\nuser = "no-such-user"', "no user is named 'no-such-user'"),
-        ('argv = ["cat"]\nprotocol = "tftp"', "'tftp' is none of stock, netdump2"),
-        ('argv = ["cat"]\nenvironment = { A = 1 }', "wants a string in quotes"),
-    ],
-)
-def test_what_can_not_be_played_is_told_with_its_place(options: str, says: str) -> None:
-    text = STORY.format(profile="netdump2", more="", server=options)
-    with pytest.raises(BadInput, match=says) as failure:
-        parse_scenario(text, "made", "/here/made.toml")
-    assert re.match(r"/here/made.toml:\d+: server", str(failure.value))
-
-
-def test_other_braces_stay_as_they_are() -> None:
-    wanted = command("cat", '{"json": {}}', "{address}:{port}")
-    assert filled(wanted.argv, "198.18.0.1", "x")[1:] == ['{"json": {}}', "198.18.0.1:20023"]
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
-def test_an_examples_table_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = tomllib.loads(path.read_text())["server"]
-    assert table.pop("kind") == "command"
-    if path.stem == "netdumpd":  # which this machine need not have
-        monkeypatch.setattr("bench.servers.command.shutil.which", lambda name: name)
-    options = CommandOptions.model_validate(table, context={"base": EXAMPLES})
-    assert [word for word in options.argv if word.endswith(".py")] == [
-        str(EXAMPLES / f"{path.stem.replace('-', '_')}.py")
-    ] * (path.stem != "netdumpd")
-
-
-TABLE = """  sl  local_address rem_address   st tx_queue rx_queue
-   1: {} 07 00000000:00000000 00:00000000 00000000     0        0 12 2 0 0
-"""
-
-
-@pytest.mark.skipif(sys.byteorder != "little", reason="the table is of a little-endian machine")
-@pytest.mark.parametrize(
-    ("file", "line", "bound"),
-    [
-        ("udp", "010012C6:4E37 00000000:0000", True),
-        ("udp", "00000000:4E37 00000000:0000", True),
-        ("udp", "020012C6:4E37 00000000:0000", False),
-        ("udp", "010012C6:4E38 00000000:0000", False),
-        ("udp", "010012C6:4E37 020012C6:4E38", False),
-        ("udp6", "0" * 32 + ":4E37 " + "0" * 32 + ":0000", True),
-        ("udp6", "0000000000000000FFFF0000010012C6:4E37 " + "0" * 32 + ":0000", True),
-    ],
-)
-def test_the_kernels_table_tells_who_listens(
-    file: str, line: str, bound: bool, tmp_path: Path
-) -> None:
-    (tmp_path / "udp").write_text(TABLE.format("00000000:0000 00000000:0000"))
-    (tmp_path / file).write_text(TABLE.format(line))
-    assert is_bound(tmp_path, "198.18.0.1", 20023) is bound
-
-
-# --- judged ---------------------------------------------------------------------------------------
-
-
-def served_by(wanted: CommandOptions) -> str:
-    """The keys of a scenario's table."""
-    words = wanted.model_dump(exclude_defaults=True)
-    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in words.items())
-
-
-class TestJudged:
-    pytestmark = tap
-
-    def played(
-        self, folder: Path, wanted: CommandOptions, profile: str = "netdump2", more: str = ""
-    ) -> CaseResult:
-        text = STORY.format(profile=profile, more=more, server=served_by(wanted))
-        result = run_scenario(
-            parse_scenario(text, "made", "made.toml"),
-            tier="tap",
-            why_this_tier="",
-            seed=1,
-            run_folder=folder,
-            progress=Silent(),
-        )
-        (case,) = result.cases
-        return case
-
-    @pytest.mark.parametrize("profile", ["netdump2", "freebsd-14"])
-    def test_a_good_server_of_a_page_is_held_to_be_one(self, profile: str, tmp_path: Path) -> None:
-        case = self.played(tmp_path, GOOD, profile)
-        assert case.met, case.unmet
-        assert case.selective_acks == 0, "a stock server takes no offer"
-        held = {name for name, state in case.oracles.items() if state == "held"}
-        assert {"bytes-equal", "no-false-success", "ack-means-kept", "server-safety"} <= held
-        assert case.oracle_reasons["idempotence"].startswith("a stock server takes")
-
-    def test_one_that_acknowledges_first_is_caught(self, tmp_path: Path) -> None:
-        case = self.played(tmp_path, HASTY, more=', oracle_broken = "ack-means-kept"')
-        assert case.met, case.unmet
-        assert "were not on the disk when they had been" in case.oracle_reasons["ack-means-kept"]
-        assert case.oracles["bytes-equal"] == "held"
-
-    @pytest.mark.parametrize(
-        ("value", "state"),
-        [("payload", "held"), ("bytes(length) if self.complete else payload", "broken")],
-    )
-    def test_the_same_bytes_written_again_are_no_change(
-        self, value: str, state: str, tmp_path: Path
-    ) -> None:
-        """Of a server that says it is idempotent."""
-        text = (EXAMPLES / "write_then_ack.py").read_text()
-        for old, new in (
-            ("if kind == VMCORE and not self.complete:", "if kind == VMCORE:"),
-            ("self.keep(offset, payload)", f"self.keep(offset, {value})"),
-            ("elif not (kind == VMCORE and self.complete):", "else:"),
-            ("if dump is None or dump.came:", "if dump is None:"),
-        ):
-            assert old in text
-            text = text.replace(old, new)
-        (tmp_path / "server.py").write_text(text)
-        wanted = example(tmp_path / "server.py").model_copy(update={"protocol": "netdump2"})
-        case = self.played(tmp_path / "run", wanted)
-        assert case.oracles["idempotence"] == state, case.oracle_reasons
-
-    def test_one_that_names_its_dump_when_it_is_whole_need_not_say_what_it_is_before(
-        self, tmp_path: Path
-    ) -> None:
-        for program in ("write_then_ack", "ack_then_write"):  # the second is made of the first
-            text = (EXAMPLES / f"{program}.py").read_text()
-            text = text.replace('self.name + ".part"', 'self.name.replace("dump.", "tmp-")')
-            (tmp_path / f"{program}.py").write_text(text)
-        words = (sys.executable, tmp_path / "write_then_ack.py", *HERE)
-        case = self.played(tmp_path / "good", command(*words, finished="dump.*"))
-        assert case.met, case.unmet
-        assert case.oracles["ack-means-kept"] == "held"
-        words = (sys.executable, tmp_path / "ack_then_write.py", *HERE)
-        case = self.played(tmp_path / "hasty", command(*words, finished="dump.*"))
-        assert "were not on the disk" in case.oracle_reasons["ack-means-kept"]
-
-    def test_a_footer_that_a_stock_server_keeps_is_not_held_against_it(
-        self, tmp_path: Path
-    ) -> None:
-        text = (EXAMPLES / "write_then_ack.py").read_text()
-        # As netdumpd: whatever came is complete.
-        text = text.replace("not end or came != end", "False")
-        text = text.replace("os.ftruncate(self.file, end)", "pass")
-        (tmp_path / "server.py").write_text(text)
-        case = self.played(
-            tmp_path / "run",
-            example(tmp_path / "server.py"),
-            "patch-2010",
-            ', oracle_broken = "panic-hygiene"',
-        )
-        assert case.met, case.unmet
-        assert case.oracles["bytes-equal"] == "held"
-
-    def test_a_kernels_last_words_are_no_defect_of_a_server_that_prints_them(
-        self, tmp_path: Path
-    ) -> None:
-        text = (EXAMPLES / "write_then_ack.py").read_text()
-        head, tail = text.split("            (self.promised,) =")
-        prints = "            print(payload[320:495].split(b'\\0')[0].decode(), flush=True)\n"
-        (tmp_path / "server.py").write_text(f"{head}{prints}            (self.promised,) ={tail}")
-        panic = "thread 'swapper' panicked at kernel/mm.rs:7"
-        case = self.played(
-            tmp_path / "run",
-            example(tmp_path / "server.py"),
-            more=f'}}\nmachine = {{ panic = "{panic}" ',
-        )
-        assert panic in (tmp_path / "run" / "server.log").read_text()
-        assert case.met, case.unmet
-
-    def test_one_that_does_not_come_up_is_that_cases_verdict_and_no_others(
-        self, tmp_path: Path
-    ) -> None:
-        bad = command("/bin/sh", "-c", "echo no disk; kill -SEGV $$")
-        table = f'argv = {json.dumps(GOOD.argv)}, finished = "dump.*", unfinished = "dump.*.part"'
-        case = f'[[case]]\nname = "good"\nprofile = "netdump2"\nserver = {{ {table} }}\n'
-        case += 'expect = { outcome = "complete" }\n'
-        text = STORY.format(profile="netdump2", more="", server=served_by(bad)) + case
-        result = run_scenario(
-            parse_scenario(text, "made", "made.toml"),
-            tier="tap",
-            why_this_tier="",
-            seed=1,
-            run_folder=tmp_path,
-            progress=Silent(),
-        )
-        down, good = result.cases
-        assert good.met, good.unmet
-        assert (down.outcome, down.met, result.not_judged) == ("server-down", False, False)
-        assert down.oracles["server-safety"] == "broken"
-        why = "it did not come up: the server was killed by SIGSEGV: no disk"
-        assert down.oracle_reasons["server-safety"] == why
-        assert f"oracle server-safety is broken: {why}" in down.unmet
-
-    def test_one_that_dies_in_mid_dump_is_told(self, tmp_path: Path) -> None:
-        text = (EXAMPLES / "write_then_ack.py").read_text()
-        text = text.replace(
-            "        if len(payload) != length:\n",
-            "        if len(self.came) == 99:\n            os.abort()\n"
-            "        if len(payload) != length:\n",
-        )
-        (tmp_path / "server.py").write_text(text)
-        case = self.played(tmp_path / "run", example(tmp_path / "server.py"))
-        assert case.outcome == "failed"
-        assert "the server was killed by SIGABRT" in case.oracle_reasons["server-safety"]
-        assert case.oracles["ack-means-kept"] == "held"
