@@ -85,7 +85,7 @@ def test_a_takeover_that_does_not_stop_the_nic_is_seen_in_memory(
         story = stories.pop()
         story._peer_speaks()
         delay(PEER_FRAMES["light"] * PEER_PACE_NS // 1000 + bringup.QUIESCE_US)
-        assert story._nic.settle(HANG_S)
+        assert story._silicon.settle(HANG_S)
         return read(Reg.RCTL)
 
     monkeypatch.setattr(LinuxStory, "_take_stock", remembered)

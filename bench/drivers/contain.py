@@ -12,12 +12,13 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
+from bench.drivers.around import DriverAround
 from bench.drivers.errors import DriverCrashed, DriverHangs
 from bench.drivers.lent import LentBoard
 from bench.errors import BadInput
 from bench.foreign import ENDS, NOT_ITS_OWN, told
 from bench.watchdog import WATCHDOG, Overrun
-from nic_models.contracts import Driver, Mbufs, Silicon, TxBatch
+from nic_models.contracts import Silicon, TxBatch
 from nic_models.frames import Frames
 from nic_models.narrow import NarrowAccess
 
@@ -31,7 +32,7 @@ _REQUIRED: Final = (
 )
 
 
-class ContainedDriver:
+class ContainedDriver(DriverAround):
     """A ``Driver`` round the user's: an exception of its own becomes ``DriverCrashed``, a call that
     does not come back ``DriverHangs``."""
 
@@ -46,27 +47,11 @@ class ContainedDriver:
         self._lent = lent
         self._hung = ""
         """How; then it is not called any more."""
-        self._driver: Driver = self._contained("__init__", make)
+        super().__init__(self._contained("__init__", make))
         lacks = [name for name in _REQUIRED if not hasattr(type(self._driver), name)]
         lacks = [name for name in lacks if name not in getattr(self._driver, "__dict__", {})]
         if lacks:
             raise DriverCrashed(f"{text} is no Driver: it has no {', '.join(lacks)}")
-
-    @property
-    def inner(self) -> Driver:
-        return self._driver
-
-    @property
-    def tx_zone(self) -> Mbufs:
-        return self._driver.tx_zone
-
-    @tx_zone.setter
-    def tx_zone(self, zone: Mbufs) -> None:
-        self._driver.tx_zone = zone
-
-    @property
-    def stack(self) -> list[Callable[[bytes], None]]:
-        return self._driver.stack
 
     @property
     def mac(self) -> bytes:

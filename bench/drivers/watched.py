@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from bench.board import Board
+from bench.drivers.around import DriverAround
 from guest.kernel.guard import PanicGuard, place
 from nic_models.contracts import Driver, Mbufs, TxBatch
 from nic_models.frames import Frames
@@ -29,14 +30,14 @@ IN_VAIN: Final = 3
 MBUFS_A_FRAME: Final = 2
 
 
-class WatchedDriver:
-    """A ``Driver`` round another."""
+class WatchedDriver(DriverAround):
+    """A ``Driver`` whose frames are counted."""
 
     def __init__(
         self, driver: Driver, board: Board, guard: PanicGuard, site: Callable[[], str] | None = None
     ) -> None:
         """``site``: where its transmit is to be found; by default its source tells."""
-        self._driver: Final = driver
+        super().__init__(driver)
         self._board = board
         self._guard = guard
         self._site = site or (lambda: source_of(driver, "transmit"))
@@ -49,51 +50,14 @@ class WatchedDriver:
         self._polled = self._told = False
         self._refusals = 0
 
-    @property
-    def inner(self) -> Driver:
-        """The driver itself."""
-        return self._driver
-
-    @property
-    def tx_zone(self) -> Mbufs:
-        return self._driver.tx_zone
-
-    @tx_zone.setter
-    def tx_zone(self, zone: Mbufs) -> None:
-        self._driver.tx_zone = zone
-
-    @property
-    def stack(self) -> list[Callable[[bytes], None]]:
-        return self._driver.stack
-
-    @property
-    def mac(self) -> bytes:
-        return self._driver.mac
-
-    @property
-    def mtu(self) -> int:
-        return self._driver.mtu
-
-    def attach(self) -> None:
-        self._driver.attach()
-
-    def send(self, frames: list[bytes]) -> int:
-        return self._driver.send(frames)
-
-    def interrupt(self) -> None:
-        self._driver.interrupt()
-
-    def link_up(self) -> bool:
-        return self._driver.link_up()
-
     def event(self, what: Literal["start", "end"]) -> None:
-        self._driver.event(what)
+        super().event(what)
         if what == "start":
             self._begin()
 
     def transmit(self, batch: TxBatch) -> int:
         wanted, before = len(batch.header_lengths), self._taken
-        taken = self._driver.transmit(batch)
+        taken = super().transmit(batch)
         self._taken += taken
         if taken < wanted:
             kept = _out(self.tx_zone) - self._out_before - MBUFS_A_FRAME * wanted
@@ -104,7 +68,7 @@ class WatchedDriver:
 
     def poll(self, budget: int) -> Frames:
         self._polled = True
-        return self._driver.poll(budget)
+        return super().poll(budget)
 
     def _refused(self, before: int, taken: int, *, nothing_back: bool) -> None:
         """``before``: frames that it had taken until then; ``taken`` are those of this call."""

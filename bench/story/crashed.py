@@ -26,7 +26,6 @@ from guest.qemu.corpse import GuestCorpse
 from guest.qemu.guest import QemuGuest
 from guest.synthetic import Endpoint, udp_frame
 from netdump.dumper import DumpImage
-from nic_models.contracts import Driver, Silicon
 from nic_models.frames import Frames
 
 #: Frames that its peer says in its last moments, and afterwards, not knowing; and how far apart.
@@ -39,27 +38,13 @@ PEER_PORT: Final = 9
 class CrashedStory(Story):
     """One case with a system under QEMU."""
 
-    _hardware: Board
-    _code: Driver
-    _nic: QemuNic
+    _silicon: QemuNic
     _system: QemuGuest
 
     def __init__(self, case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> None:
         super().__init__(case, stage, seed, tell)
         assert self._family.on_qemu is not None, "the tier was tried"
         self._on_qemu = self._family.on_qemu
-
-    @property
-    def _board(self) -> Board:
-        return self._hardware
-
-    @property
-    def _driver(self) -> Driver:
-        return self._code
-
-    @property
-    def _silicon(self) -> Silicon:
-        return self._nic
 
     @abstractmethod
     def _image(self, core: CoreDump) -> DumpImage:
@@ -70,10 +55,10 @@ class CrashedStory(Story):
         stage = self._stage
         self._system = guest
         self.emulator = guest.vm
-        self._nic = QemuNic(guest.vm, self._on_qemu, stage.clock)
-        self._hardware = Board(
+        self._silicon = QemuNic(guest.vm, self._on_qemu, stage.clock)
+        self._board = Board(
             stage.clock,
-            self._nic,
+            self._silicon,
             self._family.doorbells,
             self._machines_end(),
             stage.far_end,
@@ -83,7 +68,7 @@ class CrashedStory(Story):
 
     def _take_over(self) -> None:
         """It stands still: from the truth to where its dump can begin."""
-        case, guest, board = self._case, self._system, self._hardware
+        case, guest, board = self._case, self._system, self._board
         core = guest.freeze()
         self.machine = GuestCorpse(
             guest,
@@ -91,7 +76,7 @@ class CrashedStory(Story):
             panic_mbufs=POOL_A_DESCRIPTOR * case.nic.tx_ring,
             delay_us=board.delay_us,
         )
-        self._code = choose_driver(
+        self._driver = choose_driver(
             case.nic,
             self._family,
             board,
@@ -101,9 +86,9 @@ class CrashedStory(Story):
             self._stage.closing,
         )
         self.client = self._make_client(self._image(core))
-        self._nic.power_on()
-        self._nic.machine_died()
-        found = self._nic.state()
+        self._silicon.power_on()
+        self._silicon.machine_died()
+        found = self._silicon.state()
         self._tell("nic as the panic left it", **found)
         self._notes.append(
             "The guest's own NIC, as the panic left it: "

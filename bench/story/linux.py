@@ -65,12 +65,12 @@ class LinuxStory(CrashedStory):
         guest = stage.closing.enter_context(LinuxGuest(self._config, stage.folder, start_child))
         self._guest = guest
         self._plug_in(guest)
-        said = guest.boot(self._hardware.turn)
+        said = guest.boot(self._board.turn)
         self._tell("guest", says=said, accelerator=self._config.accelerator)
-        guest.speak(stage.gateway_ip or stage.server_ip, self._hardware.turn)
+        guest.speak(stage.gateway_ip or stage.server_ip, self._board.turn)
 
     def live(self) -> str:
-        guest, board = self._guest, self._hardware
+        guest, board = self._guest, self._board
         load = self._case.machine.load
         self._peer_speaks()
         guest.rest(LIFE_S[load], board.turn)

@@ -30,7 +30,6 @@ from guest.synthetic import (
     SyntheticMachine,
 )
 from netdump.dumper import DumpImage
-from nic_models.contracts import Driver, Silicon
 from nic_models.frames import Frames
 
 #: Rounds of network load before the panic.
@@ -76,24 +75,23 @@ class SyntheticStory(Story):
         )
         machine = self.machine
         line = machine.interrupt_line
-        self._nic: Silicon
         if self.emulator is None or on_qemu is None:
             rate = nic.rate if stage.row.virtual else None
-            self._nic = choose_silicon(
+            self._silicon = choose_silicon(
                 nic.model, self._family, machine.memory.buffer, CLIENT_MAC, line, rate
             )
         else:
-            self._nic = QemuNic(self.emulator, on_qemu, stage.clock, line)
-        self._hardware = Board(
+            self._silicon = QemuNic(self.emulator, on_qemu, stage.clock, line)
+        self._board = Board(
             stage.clock,
-            self._nic,
+            self._silicon,
             self._family.doorbells,
             self._machines_end(),
             stage.far_end,
             stage.budget,
             tell,
         )
-        self._code = choose_driver(
+        self._driver = choose_driver(
             nic,
             self._family,
             self._board,
@@ -104,18 +102,6 @@ class SyntheticStory(Story):
         )
         image = DumpImage(machine.memory, machine.dump_segments())
         self.client = self._make_client(image)
-
-    @property
-    def _board(self) -> Board:
-        return self._hardware
-
-    @property
-    def _driver(self) -> Driver:
-        return self._code
-
-    @property
-    def _silicon(self) -> Silicon:
-        return self._nic
 
     # -- ordinary life -----------------------------------------------------------------------
 

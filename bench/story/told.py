@@ -139,6 +139,9 @@ class Story(ABC):
 
     machine: Corpse
     client: DumpClient
+    _board: Board
+    _silicon: Silicon
+    _driver: Driver
     emulator: Vm | None = None
     """The QEMU that the machine is made of; None where it is none."""
 
@@ -167,18 +170,6 @@ class Story(ABC):
     def _death(self, struck: str) -> str:
         """The same for the verdict, in a sentence."""
         return f"The panic struck {struck}."
-
-    @property
-    @abstractmethod
-    def _board(self) -> Board: ...
-
-    @property
-    @abstractmethod
-    def _driver(self) -> Driver: ...
-
-    @property
-    @abstractmethod
-    def _silicon(self) -> Silicon: ...
 
     @abstractmethod
     def _end(self, how: str) -> None:

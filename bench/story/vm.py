@@ -54,7 +54,7 @@ class VmStory(CrashedStory):
         self._tell("guest", boots=self._config.system, accelerator=self._config.accelerator)
 
     def live(self) -> str:
-        own, guest, board = self._own, self._guest, self._hardware
+        own, guest, board = self._own, self._guest, self._board
         self._stage.budget.extend(own.patience_s * 10**9)
         moment = guest.await_moment(self._strike(), board.turn)
         self._tell("the moment", when=moment)
