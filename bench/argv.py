@@ -23,3 +23,8 @@ def from_folder(argv: Sequence[str], folder: Path | str) -> tuple[str, ...]:
         else word
         for at, word in enumerate(argv)
     )
+
+
+def files_in(argv: Sequence[str]) -> list[str]:
+    """Those of a table's words, paths made absolute, that are files."""
+    return [word for word in argv if os.path.isabs(word) and os.path.isfile(word)]

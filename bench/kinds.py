@@ -72,6 +72,9 @@ class Kind:
     describe this kind, or tune it, and say nothing to another in its place."""
     tunes: frozenset[str] = frozenset()
     """Options that only tune this kind: a case that sets one is not about it."""
+    files: Callable[[Any], Sequence[str]] = lambda _options: ()
+    """Of its options: the programs that they name by path, absolute. A replay tells where one has
+    changed."""
     patience_s: float = 1.0
     """It may give its peer up when it has heard nothing for so long, seconds: what comes of a run
     in which the bench lost the CPU for longer is not held against it."""

@@ -26,6 +26,7 @@ from bench.footprint import largest
 from bench.guests import another_kernel, as_played, booted, guests, sound_guest, tier_of_guests
 from bench.headroom import address_room, lies_in_memory, memory_room, require_room
 from bench.kinds import Host
+from bench.part_files import digests
 from bench.progress import Progress
 from bench.runs import (
     REPLAY,
@@ -149,13 +150,16 @@ def replay(
     scenario = parse_scenario(text, verdict["scenario"], str(folder / SCENARIO), base)
     if verdict.get("only_profile"):
         scenario = only_profile(scenario, verdict["only_profile"])
-    scenario = put_in.as_played(scenario, verdict.get("parts") or {})
+    parts = verdict.get("parts") or {}
+    scenario = put_in.as_played(scenario, parts)
     scenario = as_played(scenario, verdict.get("guest"), folder)
     tier, seed = verdict["tier"], verdict["seed"]
     runs = runs or folder.absolute().parent
     probes = probes_for(scenario, tier, runs)
     if wants_tap(tier):
         before_tap()
+    for line in put_in.others_now(parts):
+        print(f"netdump-bench: {line}", file=sys.stderr)
     choice = choose_tier(scenario, tier, probes, _cannot(scenario))
     require_room_for(scenario, tier, runs)
     with _run_folder(runs, f"{scenario.name}-{tier}-seed{seed}") as again:
@@ -240,6 +244,7 @@ def _run(
     from bench.wire.contracts import WireError
     from guest.linux.image import GuestImageUnavailable
 
+    files = digests(scenario)
     with (
         _disk_trouble_in(folder.path.parent),
         _lacking(
@@ -258,7 +263,8 @@ def _run(
         )
     result.title, result.why, result.story = scenario.title, scenario.why, scenario.story
     result.guest = booted(scenario) if _boots(scenario, choice.tier) else None
-    result.parts, result.base = put_in.as_json(scenario), str(scenario.base)
+    result.parts, result.part_files = put_in.as_json(scenario), files
+    result.base = str(scenario.base)
     result.only_profile = scenario.profiles[0] if scenario.profiles else None
     result.run_folder = result.replay = ""
     return result

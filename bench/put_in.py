@@ -17,6 +17,7 @@ from typing import Any, Final, get_args
 
 from bench.errors import BadInput
 from bench.kinds import Replaced
+from bench.part_files import FILES, changed
 from bench.scenario import Scenario, expand_cases
 from bench.scenario.schema import Replaceable
 
@@ -94,22 +95,37 @@ def as_json(scenario: Scenario) -> dict[str, Any]:
 
 def sound(parts: Any) -> bool:
     """Whether a verdict has them as ``run`` writes them."""
-    return isinstance(parts, dict) and all(
+    if not isinstance(parts, dict):
+        return False
+    files = parts.get(FILES, {})
+    if not isinstance(files, dict) or not all(isinstance(one, str) for one in files.values()):
+        return False
+    return all(
         name in SECTIONS
         and isinstance(part, dict)
         and isinstance(part.get("table"), dict)
         and isinstance(part.get("base"), str)
         and isinstance(part.get("words"), str)
         for name, part in parts.items()
+        if name != FILES
     )
 
 
-def as_played(scenario: Scenario, parts: Mapping[Replaceable, Any]) -> Scenario:
+def as_played(scenario: Scenario, parts: Mapping[str, Any]) -> Scenario:
     """The scenario of a run folder with the parts that were put in then."""
     return having(
         scenario,
         {
             name: Replaced(part["table"], Path(part["base"]), part["words"])
             for name, part in parts.items()
+            if name in SECTIONS
         },
     )
+
+
+def others_now(parts: Mapping[str, Any]) -> list[str]:
+    """Which files of a run's parts are others now; a line each."""
+    return [
+        f"{path} has changed since that run: this is not the same run any more"
+        for path in changed(parts.get(FILES, {}))
+    ]

@@ -216,6 +216,8 @@ class RunResult:
     parts: dict[str, Any] = field(default_factory=dict)
     """What stood in for the scenario's own nic, server or client: its table, where its relative
     paths start, and the user's word for it."""
+    part_files: dict[str, str] = field(default_factory=dict)
+    """Path -> SHA-256 of the files of all its parts (``bench/part_files``)."""
     base: str = ""
     """Where the scenario's relative paths start."""
     not_played: list[str] = field(default_factory=list)
@@ -245,7 +247,7 @@ class RunResult:
             "why": self.why,
             "guest": None if self.guest is None else asdict(self.guest),
             "only_profile": self.only_profile,
-            "parts": self.parts,
+            "parts": {**self.parts, **({"files": self.part_files} if self.part_files else {})},
             "base": self.base,
             "not_played": self.not_played,
             "cases": [case.as_json() for case in self.cases],

@@ -231,6 +231,8 @@ def test_toml_that_nests_for_ever_is_one_line_and_2(
         ("cases", [1, 2]),
         ("scenario", "../../elsewhere/x"),
         ("scenario", ""),
+        ("parts", {"files": ["driver.py"]}),
+        ("parts", {"files": {"driver.py": 7}}),
     ],
 )
 def test_a_damaged_verdict_is_not_replayed(

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, StrictStr, ValidationInfo
 
-from bench.argv import from_folder
+from bench.argv import files_in, from_folder
 from bench.errors import BadInput
 from bench.kinds import ClientKind
 from bench.spelling import nearest
@@ -95,6 +95,11 @@ class ClientCommand(Table):
         """The names in its template."""
         return {name for argument in self.argv for name in _names(argument)}
 
+    @property
+    def files(self) -> list[str]:
+        """Those of its words that are files."""
+        return files_in([word.format() for word in self.argv if not _names(word)])
+
     def filled(self, values: Mapping[str, str]) -> list[str]:
         """The arguments of one run; ``values`` has all ``NAMES``. ``BadInput`` where there is no
         such program.
@@ -127,6 +132,7 @@ COMMAND: Final = ClientKind(
     name="command",
     says="a program of yours, on the machine's end of the wire",
     options=ClientCommand,
+    files=lambda options: options.files,
     rules=(
         (
             ("client", "argv"),

@@ -32,7 +32,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StrictStr, ValidationInfo
 
-from bench.argv import from_folder
+from bench.argv import files_in, from_folder
 from bench.errors import BadInput, MachineLacks
 from bench.kinds import NamespacePlace, ServerKind
 from bench.servers.child import start_child
@@ -248,4 +248,5 @@ COMMAND: Final = ServerKind(
     options=CommandOptions,
     in_namespace=_command,
     by_nature={"rescue": False, "strict_finish": False},
+    files=lambda options: files_in(options.argv),
 )
