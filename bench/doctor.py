@@ -153,9 +153,10 @@ def _qemu_nic() -> Capability:
 
 
 def _guest_image() -> Capability:
+    from bench.guests import guest_nics
     from guest.linux.image import cached_image
 
-    image = cached_image()
+    image = cached_image(nics=guest_nics())
     if image is None:
         what = "none yet: the first scenario that wants one downloads a kernel and builds it"
         return Capability(False, what, CURES["guest-image"])

@@ -7,16 +7,20 @@ anything is downloaded, installed or built.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.assemble import playable
 from bench.errors import BadInput, MachineLacks
+from bench.parts import NICS, nic_family
 from bench.scenario import ResolvedCase, Scenario, expand_cases
 from bench.tiers import ROWS
 from bench.verdict import Guest, RunResult
+from guest.linux.initramfs import GuestNic, Nics
 from guest.linux.sources import KernelChoice
+from nic_models.family import NicFamily
 
 
 def guests(scenario: Scenario) -> list[ResolvedCase]:
@@ -53,20 +57,36 @@ def with_kernel(
             f" take {tier_of_guests(scenario)}"
         )
     choice = KernelChoice(kernel.absolute(), None if modules is None else modules.absolute())
-    _check(choice)
+    _check(choice, guest_nics(*(case.family for case in guests(scenario))))
     return replace(scenario, kernel=choice)
 
 
-def _check(choice: KernelChoice) -> None:
+def guest_nics(*families: NicFamily) -> Nics:
+    """What an image is to have for guests with NICs of these families: the modules of every
+    registered one that QEMU has, too."""
+    there = list(families)
+    for name in NICS.names():
+        with suppress(BadInput):  # one that can't be loaded is told of where it is named
+            there.append(nic_family(name))
+    known = {
+        GuestNic(on_qemu.vendor, on_qemu.pci_device, on_qemu.modules)
+        for on_qemu in (family.on_qemu for family in there)
+        if on_qemu is not None
+    }
+    needed = [name for one in families if one.on_qemu for name in one.on_qemu.modules]
+    return Nics(tuple(sorted(known)), tuple(dict.fromkeys(needed)))
+
+
+def _check(choice: KernelChoice, nics: Nics) -> None:
     from guest.linux.image import cached_image
     from guest.linux.ownkernel import BadChoice, examine
     from guest.linux.packages import busybox_can_be_had
     from guest.linux.sources import SourceUnavailable
 
     try:
-        if cached_image(choice=choice) is not None:
+        if cached_image(choice=choice, nics=nics) is not None:
             return
-        examine(choice, whole=True)
+        examine(choice, nics, whole=True)
     except BadChoice as error:
         raise BadInput(str(error)) from None
     except OSError as error:
@@ -79,11 +99,14 @@ def _check(choice: KernelChoice) -> None:
 
 def booted(scenario: Scenario) -> Guest | None:
     """What the guests of a scenario that was just played have booted."""
-    if not guests(scenario):
+    cases = [case for case in guests(scenario) if not case.forbidden]
+    families = [case.family for case in cases if case.family.on_qemu is not None]
+    if not families:
         return None
     from guest.linux.image import guest_image
 
-    image, named = guest_image(choice=scenario.kernel), scenario.kernel
+    image = guest_image(choice=scenario.kernel, nics=guest_nics(families[0]))
+    named = scenario.kernel
     return Guest(
         image.release,
         image.source,

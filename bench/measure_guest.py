@@ -33,6 +33,7 @@ import numpy as np
 from bench.again import module
 from bench.board import Board, BoardNic
 from bench.clock import Budget, RealClock
+from bench.guests import guest_nics
 from bench.judge.compare import Image, Stored, compare
 from bench.parts import nic_family
 from bench.qemu_nic import QemuNic
@@ -200,7 +201,7 @@ def _boot(stack: ExitStack, mib: int, folder: Path) -> tuple[Namespace, LinuxGue
     stack.callback(os.close, tap)
     namespace.run(configure, replace(segment, name=name))
     config = LinuxConfig(
-        image=guest_image(),
+        image=guest_image(nics=guest_nics()),
         memory_size=mib << 20,
         arena_size=ARENA,
         mac=CLIENT_MAC,

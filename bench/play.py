@@ -181,7 +181,11 @@ def probes_for(scenario: Scenario, tier: str, runs: Path) -> dict[str, Callable[
     if tier not in scenario.tiers:
         return PROBES  # whoever chooses the tier will say so
     cases = [case for case in expand_cases(scenario) if playable(case, tier)]
-    wanted = {case.machine_part.kind.name: case for case in cases if case.machine_part.kind.prepare}
+    wanted = {
+        (case.machine_part.kind.name, case.nic.model): case
+        for case in cases
+        if case.machine_part.kind.prepare
+    }
     if not wanted or not PROBES[tier]().ok:
         return PROBES
     require_room_for(scenario, tier, runs)

@@ -20,6 +20,7 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
+from bench.guests import guest_nics
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
 from guest.linux.image import GuestImage, GuestImageUnavailable, guest_image
@@ -44,7 +45,7 @@ def _qemu_and_a_guest() -> Capability:
     if not found.ok:
         return found
     try:
-        guest_image()
+        guest_image(nics=guest_nics())
     except GuestImageUnavailable as error:
         return Capability(False, f"no Linux guest: {error.why}", error.cure)
     return found
@@ -106,7 +107,7 @@ def rig(tmp_path: Path) -> Rig:
 def real_image() -> GuestImage:
     """The guest image that the bench itself would use; built if need be, from Debian's packages."""
     try:
-        return guest_image(progress=print)
+        return guest_image(progress=print, nics=guest_nics())
     except GuestImageUnavailable as error:
         pytest.skip(f"no guest image: {error.why}; cure: {error.cure}")
 

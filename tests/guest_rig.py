@@ -19,6 +19,7 @@ from typing import Final
 
 import pytest
 
+from bench.guests import guest_nics
 from guest.linux import initramfs
 from guest.linux.elf import PT_NOTE
 from guest.linux.sources import Ingredients, Package, Progress
@@ -104,7 +105,8 @@ def module_tree(folder: Path, builtin: tuple[str, ...] = ()) -> Path:
         "virtio_pci": "virtio,virtio_ring",
         "virtio": "virtio_ring",
     }
-    names = {*initramfs.BOOT_MODULES, *initramfs.OPTIONAL_MODULES} | {"virtio_ring", "pvpanic"}
+    names = {*initramfs.BOOT_MODULES, *initramfs.OPTIONAL_MODULES, *guest_nics().modules}
+    names |= {"virtio_ring", "pvpanic"}
     names = names - {"pvpanic_mmio", "pvpanic_pci"} | set(depends)
     (folder / "kernel" / "drivers").mkdir(parents=True)
     for name in sorted(names):

@@ -11,11 +11,16 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from guest.linux import initramfs
 from guest.linux.image import GuestImage
+from guest.linux.initramfs import GuestNic
+from guest.linux.modules import ModuleTree
+from tests.guest_rig import read_newc
 from tests.patience import HANG_S
 
 HOST_MAC, HOST_IP = bytes.fromhex("02005e001001"), bytes([198, 18, 0, 1])
@@ -138,8 +143,8 @@ class Booted:
 def boot(real_image: GuestImage) -> Iterator[Callable[..., Booted]]:
     started: list[Booted] = []
 
-    def start(parameters: str, nic: str = "e1000") -> Booted:
-        started.append(Booted(real_image, parameters, nic))
+    def start(parameters: str, nic: str = "e1000", made: GuestImage = real_image) -> Booted:
+        started.append(Booted(made, parameters, nic))
         return started[-1]
 
     yield start
@@ -161,7 +166,7 @@ def test_a_guest_boots_talks_and_is_crashed(
     assert guest.shell("hostname; uname -r") == f"victim\n{real_image.release}\n"
     assert guest.shell("basename $(readlink /sys/class/net/eth0/device/driver)") == "e1000\n"
     loaded = {line.split()[0] for line in guest.shell("lsmod").splitlines()[1:]}
-    assert loaded == {*initramfs.BOOT_MODULES, "pvpanic"}
+    assert loaded == {*initramfs.BOOT_MODULES, "pvpanic", "e1000"}
     kept = "panic panic_on_oops unknown_nmi_panic panic_on_unrecovered_nmi panic_on_io_nmi sysrq"
     assert guest.shell(f"cd /proc/sys/kernel; cat {kept}").split() == ["0", *["1"] * 5]
     assert guest.shell("cat printk").split()[0] == "8"
@@ -177,6 +182,27 @@ def test_a_guest_boots_talks_and_is_crashed(
     guest.until("Kernel panic - not syncing: sysrq triggered crash")
     guest.until("end Kernel panic")
     assert not guest.answers_ping(tries=2)
+
+
+@pytest.mark.qemu
+def test_of_the_known_nics_the_one_that_is_there_gets_its_modules(
+    real_image: GuestImage, boot: Callable[..., Booted], tmp_path: Path
+) -> None:
+    files = {name: data for name, _, data, _ in read_newc(real_image.initramfs.read_bytes())}
+    for name, data in files.items():
+        if name.endswith((".ko", ".builtin")):
+            (tmp_path / Path(name).name).write_bytes(data)
+    known = (GuestNic(0x1AF4, 0x1000, ("virtio_net",)), GuestNic(0x8086, 0x10D3, ("e1000e",)))
+    tree, busybox = ModuleTree(tmp_path), files["bin/busybox"]
+    root = initramfs.build(real_image.release, tree, busybox, initramfs.Nics(known))
+    (tmp_path / "initramfs.cpio").write_bytes(root.archive)
+    made = replace(real_image, initramfs=tmp_path / "initramfs.cpio")
+    guest = boot("nb.ip=198.18.0.2/24", "e1000e", made)
+    said = guest.until(r"netdump-bench guest: (ready|FAILED).*\n", HANG_S)
+    assert said[0].startswith(initramfs.READY)
+    guest.until(re.escape(initramfs.PROMPT))
+    loaded = {line.split()[0] for line in guest.shell("lsmod").splitlines()[1:]}
+    assert {"e1000e", "virtio_net"} & loaded == {"e1000e"}
 
 
 @pytest.mark.qemu

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from bench.guests import guest_nics
 from guest.linux import image
 from guest.linux.hostkernel import HostKernel
 from guest.linux.image import GuestImage, GuestImageUnavailable, guest_image
+from guest.linux.initramfs import GuestNic, Nics
 from guest.linux.modules import BadModules
 from guest.linux.packages import DebianPackages
 from guest.linux.sources import Source, SourceUnavailable
@@ -232,10 +235,28 @@ def test_without_apt_and_without_a_kernel_one_line_says_what_to_do(
     assert "install a static busybox" in caught.value.cure
 
 
+def test_an_image_is_of_the_nics_that_were_asked_for_and_has_the_modules_of_the_one_in_play(
+    tmp_path: Path,
+) -> None:
+    ne9000 = GuestNic(0x1234, 0x56, ("ne9000",))
+    usual, more = guest_nics(), Nics((*guest_nics().known, ne9000))
+    first = guest_image(tmp_path, sources=[SmallSource()], nics=usual)
+    second = guest_image(tmp_path, sources=[SmallSource()], nics=more)
+    assert first.kernel.parent != second.kernel.parent
+    for nics, made in ((usual, first), (more, second)):
+        assert guest_image(tmp_path, sources=[], nics=nics) == made
+        playing = replace(nics, needed=tuple(usual.modules))
+        assert guest_image(tmp_path, sources=[], nics=playing) == made
+    playing = replace(more, needed=ne9000.modules)
+    assert image.cached_image(tmp_path, nics=playing) is None
+    with pytest.raises(GuestImageUnavailable, match=r"small kernel: .* there is no module ne9000"):
+        guest_image(tmp_path, sources=[SmallSource()], nics=playing)
+
+
 def test_a_cached_image_needs_neither_network_nor_apt(
     real_image: GuestImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     told = list[str]()
-    assert guest_image(progress=told.append, sources=[]) == real_image
+    assert guest_image(progress=told.append, sources=[], nics=guest_nics()) == real_image
     assert told == []

@@ -19,7 +19,7 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BadInput
-from bench.guests import another_kernel, as_played, sound_guest, with_kernel
+from bench.guests import another_kernel, as_played, guest_nics, sound_guest, with_kernel
 from bench.progress import Silent
 from bench.runner import run_scenario
 from bench.scenario import Scenario, load_scenario, parse_scenario
@@ -128,7 +128,7 @@ def test_ubuntus_kernel_comes_with_the_modules_that_are_packages_of_their_own(
     ubuntu: Repository, tmp_path: Path
 ) -> None:
     ubuntu.run("apt-get", "update")
-    made = guest_image(tmp_path / "guests", sources=[DebianPackages()])
+    made = guest_image(tmp_path / "guests", sources=[DebianPackages()], nics=guest_nics())
     assert made.source == f"Debian package linux-image-{RELEASE} 9.9.0-1.1"
     assert (made.release, made.kernel.read_bytes()) == (RELEASE, small_vmlinux())
     assert "e1000" in made.modules
@@ -176,13 +176,14 @@ def test_a_named_kernel_serves_only_who_names_it(named: Path) -> None:
 
 
 def test_another_kernel_or_module_under_the_same_name_is_another_image(named: Path) -> None:
-    first = examine(KernelChoice(named)).identity
+    nics = guest_nics()
+    first = examine(KernelChoice(named), nics).identity
     modules = named.parent.parent / "lib" / "modules" / RELEASE
     e1000 = modules / "kernel" / "drivers" / "e1000.ko"
     e1000.write_bytes(e1000.read_bytes() + b"x")
-    second = examine(KernelChoice(named)).identity
+    second = examine(KernelChoice(named), nics).identity
     named.write_bytes(bzimage(packed_lz4(small_vmlinux())))
-    assert len({first, second, examine(KernelChoice(named)).identity}) == 3
+    assert len({first, second, examine(KernelChoice(named), nics).identity}) == 3
 
 
 def test_its_modules_are_found_beside_it_or_where_it_lies(named: Path, tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_a_replay_takes_the_kernel_of_its_run_or_says_that_it_is_another(named: 
 
 @pytest.fixture
 def real(_played_or_skipped: None) -> GuestImage:
-    return guest_image()
+    return guest_image(nics=guest_nics())
 
 
 @pytest.fixture
@@ -354,7 +355,7 @@ def test_a_guest_of_an_lz4_kernel_is_crashed_and_dumped(
     story = with_kernel(parse_scenario(STORY, "made", "made.toml"), unpacked, None, None)
     command = dumped(story, tmp_path / "run")
     assert re.search(rf"-kernel {re.escape(str(tmp_path))}/cache/\S*/vmlinux ", command)
-    made = guest_image(choice=story.kernel)
+    made = guest_image(choice=story.kernel, nics=guest_nics())
     assert made.kernel.read_bytes() == real.kernel.read_bytes()
 
 
@@ -376,7 +377,7 @@ def test_a_vmlinux_that_was_named_is_crashed_and_dumped(
     unpacked.write_bytes(real.kernel.read_bytes())
     story = with_kernel(parse_scenario(STORY, "made", "made.toml"), unpacked, None, None)
     dumped(story, tmp_path / "run")
-    made = guest_image(choice=story.kernel)
+    made = guest_image(choice=story.kernel, nics=guest_nics())
     assert (made.release, made.source) == (real.release, f"the kernel {unpacked}")
 
 
@@ -420,7 +421,7 @@ def trixie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _played_or_skipped: 
     monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     try:
-        guest_image(sources=[])
+        guest_image(sources=[], nics=guest_nics())
     except GuestImageUnavailable:
         update = ["apt-get", "-q", "-o", "Acquire::http::Timeout=20", "update"]
         subprocess.run(update, capture_output=True, timeout=2 * APT_TIMEOUT_S, check=False)
@@ -431,7 +432,7 @@ def trixie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _played_or_skipped: 
 @pytest.mark.qemu
 @pytest.mark.usefixtures("trixie")
 def test_debian_13s_kernel_is_crashed_and_dumped(tmp_path: Path) -> None:
-    made = guest_image(progress=print)
+    made = guest_image(progress=print, nics=guest_nics())
     assert made.release.startswith("6.12.")
     came = made.kernel.with_name("vmlinuz").read_bytes()
     (offset,) = struct.unpack_from("<I", came, 0x248)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import lzma
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.guests import guest_nics
+from bench.parts import DEFAULT_NIC, nic_family
 from guest.linux import initramfs
 from guest.linux.image import GuestImage
+from guest.linux.initramfs import GuestNic, Nics
 from guest.linux.modules import BadModules, ModuleTree, load_order
 from tests.guest_rig import RELEASE, elf, module, module_tree, read_newc
 from tests.packers import zstd_frame
@@ -98,7 +102,37 @@ def test_modprobe_finds_all_that_a_module_needs_and_a_bus_for_it(tmp_path: Path)
     # modules.dep(5): what has to be loaded first stands last.
     assert "virtio_net.ko: virtio_pci.ko virtio.ko virtio_ring.ko" in lines
     assert "pvpanic_mmio.ko: pvpanic.ko" in lines
-    assert "e1000.ko:" in lines
+    assert "pktgen.ko:" in lines
+
+
+# --- NICs -----------------------------------------------------------------------------------------
+
+NE9000 = GuestNic(0x1234, 0x56, ("ne9000", "ne9000_phy"))
+
+
+def test_a_kernel_may_lack_the_modules_of_a_nic_that_is_not_played(tmp_path: Path) -> None:
+    tree = ModuleTree(module_tree(tmp_path))
+    nics = Nics((*guest_nics().known, NE9000), needed=tuple(guest_nics().modules))
+    made = initramfs.build(RELEASE, tree, b"busybox", nics)
+    assert set(guest_nics().modules) <= set(made.modules)
+    assert made.lacks == NE9000.modules
+    files = {name: data for name, _, data, _ in read_newc(made.archive)}
+    assert b"0x1234 0x0056 ne9000 ne9000_phy\n" in files["etc/nics"]
+    with pytest.raises(BadModules, match="there is no module ne9000, and it is not built in"):
+        initramfs.build(RELEASE, tree, b"busybox", replace(nics, needed=NE9000.modules))
+
+
+def test_an_image_is_made_for_the_nic_in_play_and_for_every_registered_one() -> None:
+    ours = nic_family(DEFAULT_NIC)
+    assert ours.on_qemu is not None
+    ne9000 = replace(ours.on_qemu, vendor=0x1234, pci_device=0x56, modules=NE9000.modules)
+    usual = guest_nics()
+    assert usual.needed == ()
+    assert guest_nics(ours) == replace(usual, needed=ours.on_qemu.modules)
+    assert guest_nics(replace(ours, on_qemu=None)) == usual
+    found = guest_nics(replace(ours, on_qemu=ne9000))
+    assert found.needed == NE9000.modules
+    assert set(found.known) == {*usual.known, NE9000}
 
 
 def test_the_real_modules_are_in_the_order_that_virtio_wants(real_image: GuestImage) -> None:
@@ -106,7 +140,8 @@ def test_the_real_modules_are_in_the_order_that_virtio_wants(real_image: GuestIm
     chain = ("virtio_ring", "virtio", "virtio_pci", "virtio_net")
     there = [place[name] for name in chain if name in place]
     assert there == sorted(there)
-    assert {*initramfs.BOOT_MODULES, *initramfs.OPTIONAL_MODULES} <= set(real_image.modules)
+    wanted = {*initramfs.BOOT_MODULES, *initramfs.OPTIONAL_MODULES, *guest_nics().modules}
+    assert wanted <= set(real_image.modules)
     files = {name: data for name, _, data, _ in read_newc(real_image.initramfs.read_bytes())}
     lines = files[f"lib/modules/{real_image.release}/modules.dep"].decode().splitlines()
     needs = dict(line.split(":") for line in lines)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bench.guests import guest_nics
 from bench.servers.child import start_child
 from guest.kernel.corpse import changes
 from guest.linux import crash as crash_module
@@ -41,9 +42,8 @@ LOOKS, BETWEEN_LOOKS_S = 10, 0.02
 
 
 def config() -> LinuxConfig:
-    return LinuxConfig(
-        guest_image(), MEMORY, ARENA, MAC, "198.18.0.2/24", cpus=2, hostname="victim"
-    )
+    image = guest_image(nics=guest_nics())
+    return LinuxConfig(image, MEMORY, ARENA, MAC, "198.18.0.2/24", cpus=2, hostname="victim")
 
 
 @dataclass
@@ -222,7 +222,7 @@ def test_a_guest_that_can_not_boot_is_told_with_the_end_of_its_console(
 ) -> None:
     garbage = folder / "garbage"
     garbage.write_bytes(np.random.default_rng(1).bytes(64 << 10))
-    broken = replace(config(), image=replace(guest_image(), initramfs=garbage))
+    broken = replace(config(), image=replace(guest_image(nics=guest_nics()), initramfs=garbage))
     with (
         LinuxGuest(broken, folder, start_child) as guest,
         pytest.raises(

@@ -25,6 +25,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from bench import cli
+from bench.guests import guest_nics
 from bench.machines import vm as kind
 from bench.progress import Silent
 from bench.runner import run_scenario
@@ -142,7 +143,7 @@ def test_memory_above_the_devices_of_a_pc_is_dumped_too(
 
 def linux(**machine: object) -> dict[str, object]:
     """A distribution's kernel and initramfs, by their paths."""
-    image = guest_image()
+    image = guest_image(nics=guest_nics())
     return {
         "memory": "96 MiB",
         "cpus": 1,
@@ -184,7 +185,7 @@ def test_a_kernel_by_its_path_dies_in_each_way_and_all_memory_comes_home(
     assert case.oracles["bytes-equal"] == case.oracles["panic-hygiene"] == "held"
     (info,) = tmp_path.glob("dumps/info.*.0")
     told = info.read_text()
-    assert f"kernel {guest_image().kernel.name}" in told
+    assert f"kernel {guest_image(nics=guest_nics()).kernel.name}" in told
     if death.get("notice") == "console":
         assert "not syncing: sysrq triggered crash" in told
 
@@ -279,7 +280,7 @@ def test_a_run_that_is_ended_leaves_the_image_as_it_was_and_nothing_beside_it(
 
 @pytest.mark.qemu
 def test_the_example_for_a_kernel_is_played_with_the_files_beside_it(tmp_path: Path) -> None:
-    image = guest_image()
+    image = guest_image(nics=guest_nics())
     text = (ROOT / "examples" / "vm" / "my-kernel.toml").read_text()
     (tmp_path / "vmlinuz").symlink_to(image.kernel)
     (tmp_path / "initrd.img").symlink_to(image.initramfs)
@@ -299,7 +300,7 @@ def test_an_initrd_may_have_a_comma_in_its_path(tmp_path: Path, kernel: str) -> 
     folder = tmp_path / "a,b"
     folder.mkdir()
     if kernel == "Linux":
-        (folder / "kernel").symlink_to(guest_image().kernel)
+        (folder / "kernel").symlink_to(guest_image(nics=guest_nics()).kernel)
     else:
         (folder / "kernel").write_bytes(_multiboot())
     (folder / "initrd,img").write_bytes(b"an initrd")

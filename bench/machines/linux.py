@@ -47,6 +47,7 @@ def _story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> Story:
 
 def _prepare(case: ResolvedCase) -> Capability:
     """Have its image. Called before there is a network namespace, where nothing can be fetched."""
+    from bench.guests import guest_nics
     from guest.linux.image import GuestImageUnavailable, guest_image
     from guest.linux.ownkernel import BadChoice
 
@@ -54,7 +55,7 @@ def _prepare(case: ResolvedCase) -> Capability:
         print(f"netdump-bench: {line}", file=sys.stderr)
 
     try:
-        guest_image(progress=say, choice=case.kernel)
+        guest_image(progress=say, choice=case.kernel, nics=guest_nics(case.family))
     except BadChoice as error:
         raise BadInput(str(error)) from None
     except GuestImageUnavailable as error:

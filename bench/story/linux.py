@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from bench.guests import guest_nics
 from bench.machines.linux import LinuxOptions
 from bench.scenario.schema import ResolvedCase
 from bench.servers.child import start_child
@@ -43,7 +44,8 @@ class LinuxStory(CrashedStory):
         self._own: LinuxOptions = case.machine_part.options
         self._config = LinuxConfig(
             nic=self._on_qemu.device,
-            image=guest_image(choice=case.kernel),  # built before the run: ``play.probes_for``
+            # Built before the run: ``play.probes_for``.
+            image=guest_image(choice=case.kernel, nics=guest_nics(case.family)),
             memory_size=machine.memory,
             arena_size=machine.arena,
             mac=CLIENT_MAC,

@@ -13,7 +13,9 @@ kills a build leaves nothing that looks like an image; the next build removes wh
 is verified each time it is handed out (0.06 s), and made anew when it is damaged. And a good image
 serves without asking anybody: no network, no apt.
 
-The *recipe* is all that this program decides: the format number below, ``init.sh``, the modules.
+The *recipe* is all that this program decides: the format number below, ``init.sh``, the modules,
+and the NICs that a guest may have, which the caller names. An image that lacks a module of the NIC
+that is to be played now is none for that.
 KEY is a hash of the recipe and of the packages' checksums. Images of another recipe are left alone:
 another version of this program may use them. An image of a kernel that the user named serves only
 who names it again: ``wanted`` is its identity, and empty for the distribution's.
@@ -36,6 +38,7 @@ from typing import Any, Final
 
 from guest.linux import initramfs, kernel
 from guest.linux.hostkernel import HostKernel
+from guest.linux.initramfs import NO_NICS, Nics
 from guest.linux.kernel import BadKernel
 from guest.linux.modules import BadModules, ModuleTree
 from guest.linux.ownkernel import OwnKernel, examine
@@ -102,6 +105,7 @@ def guest_image(
     rebuild: bool = False,
     sources: Sequence[Source] = SOURCES,
     choice: KernelChoice | None = None,
+    nics: Nics = NO_NICS,
 ) -> GuestImage:
     """The newest good image in the cache; built, when there is none or ``rebuild`` is set.
 
@@ -116,19 +120,19 @@ def guest_image(
     tell = progress or (lambda line: None)
     wanted = ""
     if choice is not None:
-        own = examine(choice)
+        own = examine(choice, nics)
         wanted, sources = own.identity, [OwnKernel(own)]
     try:
-        if not rebuild and (image := _newest(folder, wanted, None)):
+        if not rebuild and (image := _newest(folder, wanted, nics, None)):
             return image
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, tell):
             for left in folder.glob(f"{_BUILDING}*"):
                 shutil.rmtree(left, ignore_errors=True)
             # By now another process may have built one.
-            if not rebuild and (image := _newest(folder, wanted, tell)):
+            if not rebuild and (image := _newest(folder, wanted, nics, tell)):
                 return image
-            return _build(folder, sources, wanted, tell)
+            return _build(folder, sources, wanted, nics, tell)
     except OSError as error:
         raise GuestImageUnavailable(
             f"the cache of guest images, {folder}: {error}",
@@ -137,7 +141,7 @@ def guest_image(
 
 
 def cached_image(
-    cache: Path | None = None, choice: KernelChoice | None = None
+    cache: Path | None = None, choice: KernelChoice | None = None, nics: Nics = NO_NICS
 ) -> GuestImage | None:
     """The newest good image in the cache; None if there is none. Builds and changes nothing.
 
@@ -145,8 +149,8 @@ def cached_image(
         BadChoice: the kernel that was named can't be played.
         OSError: the cache can't be read.
     """
-    wanted = "" if choice is None else examine(choice).identity
-    return _newest(cache or default_cache(), wanted, None)
+    wanted = "" if choice is None else examine(choice, nics).identity
+    return _newest(cache or default_cache(), wanted, nics, None)
 
 
 def default_cache() -> Path:
@@ -156,12 +160,12 @@ def default_cache() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "netdump-bench"
 
 
-def _newest(folder: Path, wanted: str, tell: Progress | None) -> GuestImage | None:
+def _newest(folder: Path, wanted: str, nics: Nics, tell: Progress | None) -> GuestImage | None:
     """With ``tell``, damaged images are told of and removed: only under the lock."""
     found: list[tuple[int, GuestImage]] = []
     for path in folder.glob(f"{_IMAGE}*"):
         try:
-            if image := _verified(path, wanted):
+            if image := _verified(path, wanted, nics):
                 found.append((image.kernel.stat().st_mtime_ns, image))
         except _Damaged as error:
             if tell:
@@ -170,11 +174,14 @@ def _newest(folder: Path, wanted: str, tell: Progress | None) -> GuestImage | No
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
-def _verified(folder: Path, wanted: str) -> GuestImage | None:
-    """The image in a folder; None if it was made after another recipe, or of another kernel."""
+def _verified(folder: Path, wanted: str, nics: Nics) -> GuestImage | None:
+    """The image in a folder; None if it was made after another recipe, or of another kernel, or
+    lacks a module that is needed."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
-        if manifest["recipe"] != _recipe() or manifest["wanted"] != wanted:
+        if manifest["recipe"] != _recipe(nics) or manifest["wanted"] != wanted:
+            return None
+        if not set(nics.needed).isdisjoint(manifest["lacks"]):
             return None
         for name, checksum in manifest["files"].items():
             with (folder / name).open("rb") as file:
@@ -199,7 +206,9 @@ def _image(folder: Path, manifest: dict[str, Any]) -> GuestImage:
     )
 
 
-def _build(folder: Path, sources: Sequence[Source], wanted: str, tell: Progress) -> GuestImage:
+def _build(
+    folder: Path, sources: Sequence[Source], wanted: str, nics: Nics, tell: Progress
+) -> GuestImage:
     work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder))
     tried = []
     try:
@@ -208,7 +217,7 @@ def _build(folder: Path, sources: Sequence[Source], wanted: str, tell: Progress)
             room.mkdir()
             try:
                 ingredients = source.fetch(room, tell)
-                manifest = _assemble(ingredients, wanted, work / "image")
+                manifest = _assemble(ingredients, wanted, nics, work / "image")
             except (SourceUnavailable, BadKernel, BadModules) as error:
                 tried.append(f"{source.name}: {error}")
                 continue
@@ -223,12 +232,12 @@ def _build(folder: Path, sources: Sequence[Source], wanted: str, tell: Progress)
     raise GuestImageUnavailable(f"no guest kernel is to be had ({', '.join(tried)})", _CURE)
 
 
-def _assemble(ingredients: Ingredients, wanted: str, folder: Path) -> dict[str, Any]:
+def _assemble(ingredients: Ingredients, wanted: str, nics: Nics, folder: Path) -> dict[str, Any]:
     """Make the image's folder; its manifest."""
     file = ingredients.kernel.read_bytes()
     boots = kernel.bootable(file)
     root = initramfs.build(
-        boots.release, ModuleTree(ingredients.modules), ingredients.busybox.read_bytes()
+        boots.release, ModuleTree(ingredients.modules), ingredients.busybox.read_bytes(), nics
     )
     files = {_INITRAMFS: root.archive}
     if not boots.packed:
@@ -237,13 +246,14 @@ def _assemble(ingredients: Ingredients, wanted: str, folder: Path) -> dict[str, 
         files[_VMLINUZ] = file
     manifest = {
         "format": FORMAT,
-        "recipe": _recipe(),
+        "recipe": _recipe(nics),
         "wanted": wanted,
         "release": boots.release,
         "kernel": _VMLINUZ if boots.packed else _VMLINUX,
         "source": ingredients.source,
         "packages": [asdict(package) for package in ingredients.packages],
         "modules": list(root.modules),
+        "lacks": list(root.lacks),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     folder.mkdir()
@@ -253,7 +263,7 @@ def _assemble(ingredients: Ingredients, wanted: str, folder: Path) -> dict[str, 
     return manifest
 
 
-def _recipe() -> str:
+def _recipe(nics: Nics) -> str:
     return _hash(
         {
             "format": FORMAT,
@@ -262,6 +272,7 @@ def _recipe() -> str:
             "boot": initramfs.BOOT_MODULES,
             "optional": initramfs.OPTIONAL_MODULES,
             "also": initramfs.ALSO_NEEDED,
+            "nics": [asdict(nic) for nic in nics.known],
         }
     )
 

@@ -5,7 +5,8 @@
 #
 #   nb.ip=198.18.0.2/24     the address of the first NIC; without it the NIC stays down
 #   nb.promisc=1            the NIC hears every frame
-#   nb.modules=a,b          modules to load besides those of /etc/modules, in this order
+#   nb.modules=a,b          modules to load besides those of /etc/modules, and of /etc/nics for the
+#                           NICs that there are, in this order
 #   nb.netconsole=ARG       netconsole with this argument
 #                           (6665@198.18.0.2/eth0,6666@198.18.0.1/02:00:5e:00:10:01)
 #   nb.load=198.18.0.1      traffic with this peer until the end: pings, each sent when the last is
@@ -54,6 +55,18 @@ within() {
 # load_module NAME [ARG...]
 load_module() {
     why=$(modprobe "$@" 2>&1) || fail "module $1: ${why:-modprobe exited $?}"
+}
+
+# The modules of the NICs that there are. A line of /etc/nics: VENDOR DEVICE MODULE...
+nic_modules() {
+    for path in /sys/bus/pci/devices/*; do
+        [ -e "$path/vendor" ] || continue
+        read -r vendor <"$path/vendor"
+        read -r device <"$path/device"
+        while read -r its_vendor its_device names; do
+            [ "$its_vendor $its_device" != "$vendor $device" ] || echo "$names"
+        done </etc/nics
+    done
 }
 
 find_nic() {
@@ -130,7 +143,7 @@ hostname "$hostname"
 for setting in $SETTINGS; do
     sysctl -q -w "$setting" || fail "sysctl $setting"
 done
-for module in $(cat /etc/modules) $(echo "$modules" | tr , ' '); do
+for module in $(cat /etc/modules) $(nic_modules) $(echo "$modules" | tr , ' '); do
     load_module "$module"
 done
 find_nic

@@ -49,7 +49,9 @@ class Examined:
     identity: str
 
 
-def examine(choice: KernelChoice, *, whole: bool = False) -> Examined:
+def examine(
+    choice: KernelChoice, nics: initramfs.Nics = initramfs.NO_NICS, *, whole: bool = False
+) -> Examined:
     """Read the kernel's header and its modules; with ``whole`` also open the kernel.
 
     Raises:
@@ -65,7 +67,7 @@ def examine(choice: KernelChoice, *, whole: bool = False) -> Examined:
         raise BadChoice(f"{path}: {error}") from error
     folder = _modules(choice, release)
     try:
-        modules = initramfs.wanted_modules(ModuleTree(folder))
+        modules = initramfs.wanted_modules(ModuleTree(folder), nics)
     except BadModules as error:
         raise BadChoice(str(error)) from error
     _check_vermagic(modules, release, folder)
