@@ -114,6 +114,7 @@ class Watchdog:
         code = getattr(frame, "f_code", None)
         line = getattr(frame, "f_lineno", 0)
         where = f", in {place(code.co_filename, line, code.co_name)}" if code else ""
+        self._crossed += 1  # struck once: what the thread found meanwhile is of the same hang
         raise Overrun(f"does not come back{where}: {found[1]}")
 
 
