@@ -40,6 +40,20 @@ def boot_disk() -> bytes:
     return bytes(sector) + bytes(SECTOR * (SECTORS - 1))
 
 
+def reset_by_nmi() -> bytes:
+    """A disk image whose code says ``READY``, and has no table of interrupts any more: an NMI ends
+    in a triple fault, which resets the PC.
+    """
+    code = _code("31c0 8ed8 8ec0 8ed0 bc 007c") + _print(_ORIGIN + _READY_AT)
+    code += _code("0f011e 407d")  # lidt [0x7d40]: base and limit 0
+    code += _code("fa f4 ebfc")  # cli; hlt; jmp back
+    sector = bytearray(code.ljust(SECTOR, b"\0"))
+    line = READY.encode() + b"\r\n\0"
+    sector[_READY_AT : _READY_AT + len(line)] = line
+    sector[-2:] = b"\x55\xaa"
+    return bytes(sector) + bytes(SECTOR * (SECTORS - 1))
+
+
 def _code(text: str) -> bytes:
     return bytes.fromhex(text)
 

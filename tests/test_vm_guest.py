@@ -47,9 +47,9 @@ from guest.qemu.console import ConsoleSilent
 from guest.qemu.guest import GuestFailed
 from guest.qemu.vm import CONSOLE, Vm, VmOptions
 from guest.vm.examine import examine
-from guest.vm.machine import Say, Strike, VmConfig, VmGuest
+from guest.vm.machine import Crash, Say, Strike, VmConfig, VmGuest
 from netdump import elfnotes
-from tests.boot_sector import DIES, READY, boot_disk
+from tests.boot_sector import DIES, READY, boot_disk, reset_by_nmi
 from tests.patience import HANG_S, until
 from tests.qemu_rig import MAC, MIB, leaves_nothing, wait_until_gone
 from tests.vmcore_tools import notes_of
@@ -405,6 +405,26 @@ def test_a_case_whose_moment_never_comes_is_not_judged_and_the_status_says_so(
     assert cli.main(["run", str(path), "--runs", str(tmp_path / "runs")]) == 3
     said = " ".join(capsys.readouterr().out.split())
     assert "the guest did not say 'login: $' within 1 s; its console ends with: " in said
+
+
+@pytest.mark.qemu
+def test_a_machine_that_its_crash_would_reset_has_died_before(tmp_path: Path) -> None:
+    """An NMI may be a triple fault to a firmware. One that came to a machine that still ran reset
+    it, sooner or later: QEMU said "prelaunch" instead of "paused", or memory was that of the reset.
+    """
+    image = tmp_path / "disk"
+    image.write_bytes(reset_by_nmi())
+    run = tmp_path / "run"
+    run.mkdir()
+    config = VmConfig(32 * MIB, 4 * MIB, MAC, image=image)
+    with leaves_nothing(), VmGuest(config, run, start_child) as guest:
+        guest.await_moment(Strike(after=re.compile(READY)), nothing)
+        guest.rest(0.2)
+        guest.monitor.pending("RESET")
+        guest.crash(Crash("nmi"), nothing)
+        guest.freeze()
+        assert not guest.monitor.pending("RESET")
+        assert bytes(guest.vm.ram[0x7D00:0x7D06]) == READY.encode()[:6]
 
 
 @pytest.mark.qemu

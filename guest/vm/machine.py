@@ -11,8 +11,8 @@ line by line (``Say``).
 *The crash* (``CRASHES``): from outside, by what QEMU has for any PC. ``stop`` does nothing to it.
 
 *The notice* (``NOTICES``): pvpanic, by which a system tells QEMU, which stops it at once; a pattern
-on the console; or, where a system can say neither, the crash itself: the machine is stopped in the
-same moment.
+on the console; or, where a system can say neither, the crash itself: the machine stands still
+before it gets that, or else it might run on for a while, or be reset by it.
 
 The disk image is read and never written: QEMU puts what the machine writes into a file of its own
 (``snapshot=on``) in the run's folder, whose name is gone as soon as QEMU has opened it. So it
@@ -194,6 +194,8 @@ class VmGuest(QemuGuest):
         self.monitor.pending(PANICKED)
         before = len(self.console.text)
         began = time.monotonic()
+        if crash.notice == "crash":
+            self.monitor.execute("stop")
         CRASHES[crash.by](self, crash)
         message = NOTICES[crash.notice](self, crash, before, idle)
         seconds = time.monotonic() - began
@@ -282,8 +284,8 @@ def _by_console(guest: VmGuest, crash: Crash, before: int, idle: Idle) -> str:
     return text[start:].partition("\n")[0].strip()
 
 
-def _by_crash(guest: VmGuest, _: Crash, __: int, ___: Idle) -> str:
-    guest.monitor.execute("stop")
+def _by_crash(_: VmGuest, __: Crash, ___: int, ____: Idle) -> str:
+    """It stands still already."""
     return ""
 
 
