@@ -13,8 +13,8 @@ What a caller learns is ``Report``. Stock netdump returns success even when FINI
 flush before it, was never acknowledged (netdump_client.c, the ``virtual == NULL`` case):
 ``Profile.reports_unfinished`` is that column.
 
-All memory the client uses (a 64 KiB buffer, the image's header page) is taken from the panic arena
-when it is made, at boot. It reads no clock: it counts polls.
+All memory the client uses (a 64 KiB buffer, the image's header page, the table of a sliding window)
+is taken from the panic arena when it is made, at boot. It reads no clock: it counts polls.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from numpy.typing import NDArray
 
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
 from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
+from netdump.flight import memory_for
 from netdump.kdh import KernelDumpHeader
 from netdump.link import DebugnetLink, LinkConfig, LinkStats, Tell
 from netdump.messages import MessageType
 from netdump.profiles import Profile
-from netdump.window import SendFailed, SlidingWindow, StopAndWait, fragment
+from netdump.sliding import SlidingWindow
+from netdump.window import SendFailed, StopAndWait, fragment
 
 
 class Step(Enum):
@@ -113,6 +115,11 @@ class NetdumpClient:
         self.image = image
         self._memory = memory
         self._buffer_at = memory.reserve(MAX_IO_SIZE, 4096)
+        self._window_memory = np.empty(0, np.uint8)
+        if profile.window == "sliding":
+            size = memory_for(profile.window_frames)
+            at = memory.reserve(size, 8)
+            self._window_memory = memory.buffer[at : at + size]
 
     def dump(
         self,
@@ -165,7 +172,13 @@ class _Session:
         self._memory = client._memory
         self._buffer_at = client._buffer_at
         profile = client.profile
+        # A HERALD is one message, and always waited for: only its ack tells the server's port. That
+        # a stock server takes a second one for another dump is a reason not to hurry with it.
         self._messages = StopAndWait(link, profile, first_seqno)
+        self._window: SlidingWindow | None = None
+        if profile.window == "sliding":
+            memory = client._window_memory
+            self._window = SlidingWindow(link, profile, memory, first_seqno + 1)
         self._info = DumperInfo(
             unlimited=not profile.unlimited_is_size_zero,
             size_zero_is_unlimited=profile.unlimited_is_size_zero,
@@ -184,26 +197,32 @@ class _Session:
         path = self._request.path
         payload = path.encode() + b"\0" if path else b""
         self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
+        if self._window is not None:
+            self._window.knows(self._messages.round_trip)
+
+    def _send(self, kind: MessageType, offset: int, payload: bytes) -> None:
+        """One message, until it is acknowledged."""
+        at = self._put(payload)
+        if self._window is None:
+            self._messages.send(kind, offset, at, len(payload))
+        else:
+            size = self._link.payload_size
+            self._window.send(kind, [fragment(offset, at, len(payload), size)])
 
     def data(self) -> None:
-        if self._profile.window == "sliding":
-            self._slide()
-        else:
+        if self._window is None:
             self._flush_by_flush()
+        else:
+            self._slide(self._window)
         if self._profile.footer:
-            footer = self._header()
-            self._messages.send(
-                MessageType.VMCORE, self._client.image.length, self._put(footer), len(footer)
-            )
+            self._send(MessageType.VMCORE, self._client.image.length, self._header())
 
-    def _slide(self) -> None:
+    def _slide(self, window: SlidingWindow) -> None:
         """Straight from memory: nothing that is dumped changes while it is in flight."""
         size = self._link.payload_size
-        window = SlidingWindow(self._link, self._profile, self._messages.seqno)
         pieces = self._client.image.pieces(self._info)
         tables = (fragment(p.offset, p.address, p.length, size) for p in pieces)
         window.send(MessageType.VMCORE, tables)
-        self._messages.seqno = window.seqno
 
     def _flush_by_flush(self) -> None:
         """netdump_dumper: pieces gather in the 64 KiB buffer, which goes out when it is full."""
@@ -229,11 +248,10 @@ class _Session:
         return self._request.header.pack()
 
     def header(self) -> None:
-        header = self._header()
-        self._messages.send(MessageType.KDH, 0, self._put(header), len(header))
+        self._send(MessageType.KDH, 0, self._header())
 
     def finish(self) -> None:
-        self._messages.send(MessageType.FINISHED, 0, self._buffer_at, 0)
+        self._send(MessageType.FINISHED, 0, b"")
 
     ACTIONS: Final[dict[Step, Callable[[_Session], None]]] = {
         Step.RESOLVE: resolve,

@@ -49,7 +49,8 @@ class Profile:
     # -- the window --------------------------------------------------------------------------
     window: Literal["stop-and-wait", "sliding"]
     window_frames: int
-    """The most frames in flight. Stop-and-wait has none: a 64 KiB chunk decides."""
+    """The most frames between the first that is not acknowledged and the last sent. Stop-and-wait
+    has none: a 64 KiB chunk decides."""
     ack_bits: Literal["int32", "exact"]
     """"int32": the bitmap is made of shifted plain ints, so fragment 32+k aliases fragment k."""
     first_seqno: Literal["one", "drawn"]
@@ -123,7 +124,7 @@ _NETDUMP2: Final = replace(
     retries=50,
     poll_delay_us=1000,  # fewer, larger bursts; the ring holds 6 ms of gigabit
     window="sliding",
-    window_frames=1024,
+    window_frames=32768,  # what that takes, and why: sliding.py
     ack_bits="exact",
     first_seqno="drawn",
     unlimited_is_size_zero=False,

@@ -16,8 +16,10 @@ agreement that the two sides could remember differently, and nothing to fall bac
 
 Every message from the HERALD up to ``next`` is kept, and from each ``first`` up to its ``end``;
 none of these ends is included. Ranges ascend, touch neither each other nor ``next``, and are at
-most ``MAX_RANGES``: those nearest to ``next``, if there are more. It has 8 octets or more; a stock
-ack has 4.
+most ``SURE_RANGES``, or as many as fit a datagram of the length of the longest that this client
+sent, which its way has carried whole; never more than ``MAX_RANGES``. If there are more, half of
+them hold what has just come (RFC 2018, section 4), and the others are those nearest to ``next``. An
+ack has 8 octets or more; a stock one has 4.
 
 Rules:
 
@@ -35,7 +37,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, TypeVar
 
 import numpy as np
@@ -45,8 +46,10 @@ from netdump.errors import AckOfUnsent, BadAck, LocalError
 
 #: "ND2", and the version of what is offered.
 OFFER: Final = 0x4E44_3201
-#: Ranges of one ack. A window of 1024 with one frame in forty lost has no more.
-MAX_RANGES: Final = 32
+#: Ranges of one ack: those of 900 frames with one in five lost. They fill a frame of 1500 octets.
+MAX_RANGES: Final = 180
+#: So many fit any datagram: no IPv4 host has an MTU below 576 octets (RFC 791, 3.2).
+SURE_RANGES: Final = 32
 _HALF: Final = 1 << 31
 _MASK: Final = 0xFFFF_FFFF
 _HEAD: Final = 8
@@ -74,6 +77,11 @@ class Sack:
         return any(ahead(seqno, first) >= 0 and ahead(seqno, end) < 0 for first, end in self.ranges)
 
 
+def ranges_in(octets: int) -> int:
+    """How many ranges an ack may have on a way that carries datagrams of so many octets whole."""
+    return max(SURE_RANGES, min(MAX_RANGES, (octets - _HEAD) // _RANGE))
+
+
 def parse_sack(payload: bytes) -> Sack:
     """The selective ack in a UDP payload. Raises BadAck."""
     count, rest = divmod(len(payload) - _HEAD, _RANGE)
@@ -83,13 +91,13 @@ def parse_sack(payload: bytes) -> Sack:
             f" at most {MAX_RANGES} ranges",
             payload,
         )
-    offer, next_, *ends = struct.unpack(f">{2 + 2 * count}I", payload)
+    words = np.frombuffer(payload, ">u4").astype(np.int64)
+    offer, next_ = int(words[0]), int(words[1])
     if offer != OFFER:
         raise BadAck(f"ack that begins with {offer:#010x}: {OFFER:#010x} was offered", payload)
-    steps = [0, *(ahead(seqno, next_) for seqno in ends)]
-    if any(later <= earlier for earlier, later in pairwise(steps)):
+    if (np.diff(ahead(words[2:], next_), prepend=0) <= 0).any():
         raise BadAck(f"ack whose ranges do not ascend from {next_}", payload)
-    return Sack(next_, tuple(zip(ends[::2], ends[1::2], strict=True)))
+    return Sack(next_, tuple(zip(words[2::2].tolist(), words[3::2].tolist(), strict=True)))
 
 
 class Scoreboard:
@@ -117,13 +125,24 @@ class Scoreboard:
                 f"ack of all before {sack.next}: only what lies before"
                 f" {self._unsent & _MASK} was sent"
             )
-        # Of a late ack the ranges may begin before what is known by now.
-        spans = [(ahead(first, self._next), ahead(end, self._next)) for first, end in sack.ranges]
         parts = [np.arange(step)]
-        parts += [np.arange(max(first, step), end) for first, end in spans if step < end <= limit]
+        if sack.ranges:
+            spans = ahead(np.array(sack.ranges, np.int64), self._next)
+            ends = spans[:, 1]
+            believed = (ends > step) & (ends <= limit)
+            # Of a late ack the ranges may begin before what is known by now.
+            parts.append(_all_of(np.maximum(spans[believed, 0], step), ends[believed]))
         seqnos: NDArray[np.int64] = (self._next + np.concatenate(parts)) & _MASK
         self._next += step
         return seqnos
+
+
+def _all_of(firsts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from each first up to its end, one stretch after the other."""
+    lengths = ends - firsts
+    before = np.cumsum(lengths) - lengths
+    numbers: NDArray[np.int64] = np.repeat(firsts - before, lengths) + np.arange(lengths.sum())
+    return numbers
 
 
 Seqnos = TypeVar("Seqnos", int, NDArray[np.int64])

@@ -1,4 +1,7 @@
-"""How frames are kept in flight until they are acknowledged: two ways, one link.
+"""What a window is made of, and the stock one: stop and wait.
+
+A window cuts what is to be sent into fragments, keeps them in flight over a link, and sends again
+what is not acknowledged. There are two: ``StopAndWait``, here, and ``sliding.py``.
 
 ``StopAndWait`` is debugnet_send: all fragments of one buffer are sent, then polls until every one
 is acknowledged, then the next buffer. The acknowledged set is a bitmap, and the historic one is
@@ -7,26 +10,13 @@ sign-extends. Fragment 32+k then *is* fragment k: lose one of the two, see the o
 and the lost one is never sent again (FreeBSD sys/net/debugnet.c, 2019 to date; before that
 netdump_client.c). ``AckBits`` is that bitmap, or a sound one.
 
-``SlidingWindow`` keeps up to ``window_frames`` frames in flight over the same per-frame acks:
-
-* a frame is lost when ``REORDER`` frames that were sent after it, each sent only once, have been
-  acknowledged (RFC 8985's idea; a frame sent twice proves nothing, Karn's rule);
-* when nothing is acknowledged for ``polls`` polls, what is unacknowledged is sent again; after
-  ``retries`` such rounds in a row the send fails;
-* before that, after an eighth, a quarter and a half of them, the last such frame alone is sent
-  again, as a *probe* (RFC 8985's tail loss probe): if only acks were lost, a selective answer to it
-  says it all;
-* the window starts at the stock 64 frames, grows by one for each acknowledged frame, and halves,
-  not below 64, once for each round trip that lost something: a server with a small socket buffer
-  is found out, and not drowned.
-
-Both count in polls. Neither reads a clock.
+It counts in polls. No window reads a clock.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -39,8 +29,6 @@ from netdump.profiles import Profile
 
 #: An ack this far beyond the base is refused (DEBUGNET_MAX_IN_FLIGHT).
 MAX_IN_FLIGHT: Final = 64
-#: Frames overtaken by this many are taken for lost.
-REORDER: Final = 8
 _SEQNO_MASK: Final = 0xFFFFFFFF
 
 
@@ -60,9 +48,6 @@ FRAGMENT: Final = np.dtype(
         ("offset", np.int64),
         ("address", np.int64),
         ("length", np.int64),
-        ("sent_as", np.int64),  # number of its latest transmission, counted over the whole send
-        ("tries", np.int64),
-        ("acked", np.bool_),
     ]
 )
 
@@ -143,6 +128,8 @@ class StopAndWait:
         self._profile = profile
         self._bits = AckBits(profile.ack_bits)
         self.seqno = first_seqno
+        self.round_trip: int | None = None
+        """Delays from the latest buffer to its last ack; None: it was sent more than once."""
 
     def send(self, kind: MessageType, offset: int, address: int, length: int) -> None:
         """Send one buffer and wait for its acks; ``SendFailed`` with ETIMEDOUT or ENOBUFS."""
@@ -169,6 +156,7 @@ class StopAndWait:
                 received |= self._collect()
                 link.delay()
             if received == wanted:
+                self.round_trip = None if retries else polls - 1
                 self.seqno = (self.seqno + count) & _SEQNO_MASK
                 return
             retries += 1
@@ -189,144 +177,3 @@ class StopAndWait:
             else:
                 self._link.refuse("ack-late" if index >> 31 else "ack-future")
         return received
-
-
-class SlidingWindow:
-    """A window over per-frame acks. ``seqno`` is the next frame's."""
-
-    def __init__(self, link: Link, profile: Profile, first_seqno: int) -> None:
-        self._link = link
-        self._profile = profile
-        self._next = first_seqno
-        self._window = min(MAX_IN_FLIGHT, profile.window_frames)
-        self._flying = np.zeros(0, FRAGMENT)
-        self._transmissions = 0
-        self._highest = -1  # the latest transmission of a frame sent once that was acknowledged
-        self._recovery_ends = -1  # losses of transmissions up to here have been answered already
-
-    @property
-    def seqno(self) -> int:
-        return self._next
-
-    def send(self, kind: MessageType, pieces: Iterable[NDArray[np.void]]) -> None:
-        """Send all fragments, keeping the window full; ``SendFailed`` with ETIMEDOUT."""
-        link, profile = self._link, self._profile
-        source = iter(pieces)
-        waiting = np.zeros(0, FRAGMENT)
-        quiet = rounds = 0
-        while True:
-            waiting = self._fill(waiting, source)
-            waiting = self._send_new(kind, waiting)
-            if not len(self._flying) and not len(waiting):
-                return
-            acks = link.poll()
-            progress = self._mark(acks)
-            if progress:
-                quiet = rounds = 0
-                lost = self._lost()
-                if lost.size:
-                    self._send_again(kind, lost, "overtaken")
-            else:
-                quiet += 1
-                if quiet in (profile.polls >> 3, profile.polls >> 2, profile.polls >> 1):
-                    self._probe(kind)
-                if quiet > profile.polls:
-                    quiet = 0
-                    rounds += 1
-                    if rounds > profile.retries:
-                        first = int(self._flying["offset"][0]) if len(self._flying) else 0
-                        raise SendFailed(
-                            errno.ETIMEDOUT,
-                            f"{kind.name} at offset {first}: not acknowledged in {rounds} rounds"
-                            f" of {profile.polls + 1} polls",
-                        )
-                    self._window = min(MAX_IN_FLIGHT, profile.window_frames)
-                    unacked = np.flatnonzero(~self._flying["acked"])
-                    self._send_again(kind, unacked[: self._window], "no progress")
-            if not len(acks):
-                link.delay()
-
-    def _fill(
-        self, waiting: NDArray[np.void], source: Iterator[NDArray[np.void]]
-    ) -> NDArray[np.void]:
-        """Cut pieces until a window's worth of fragments waits, or there are no more."""
-        if len(waiting) >= self._window:
-            return waiting
-        parts = [waiting]
-        total = len(waiting)
-        for piece in source:
-            parts.append(piece)
-            total += len(piece)
-            if total >= self._window:
-                break
-        return join(parts)
-
-    def _send_new(self, kind: MessageType, waiting: NDArray[np.void]) -> NDArray[np.void]:
-        """Send what the window has room for; what still waits."""
-        room = min(self._window - len(self._flying), len(waiting))
-        if room <= 0:
-            return waiting
-        batch = waiting[:room]
-        batch["seqno"] = (self._next + np.arange(room)) & _SEQNO_MASK
-        taken = self._link.send(kind, batch)
-        sent = batch[:taken]
-        sent["sent_as"] = self._transmissions + np.arange(taken)
-        sent["tries"] = 1
-        self._transmissions += taken
-        self._next = (self._next + taken) & _SEQNO_MASK
-        self._flying = join([self._flying, sent])
-        return waiting[taken:]
-
-    def _mark(self, acks: NDArray[np.int64]) -> int:
-        """Note the acks, forget what is acknowledged at the front; how many were news."""
-        flying = self._flying
-        if not len(acks):
-            return 0
-        if not len(flying):
-            self._link.refuse("ack-late", len(acks))
-            return 0
-        index = (acks - int(flying["seqno"][0])) & _SEQNO_MASK
-        inside = index < len(flying)
-        if not inside.all():
-            late = int(np.count_nonzero(index >> 31))
-            self._link.refuse("ack-late", late)
-            self._link.refuse("ack-future", int(np.count_nonzero(~inside)) - late)
-            index = index[inside]
-        acked = flying["acked"]
-        before = int(np.count_nonzero(acked))
-        acked[index] = True
-        news = int(np.count_nonzero(acked)) - before
-        once = index[flying["tries"][index] == 1]
-        if once.size:
-            self._highest = max(self._highest, int(flying["sent_as"][once].max()))
-        front = len(acked) if acked.all() else int(np.argmin(acked))
-        self._flying = flying[front:]
-        self._window = min(self._profile.window_frames, self._window + news)
-        return news
-
-    def _lost(self) -> NDArray[np.intp]:
-        """Indices of frames in flight that enough later ones have overtaken."""
-        flying = self._flying
-        return np.flatnonzero(~flying["acked"] & (flying["sent_as"] + REORDER <= self._highest))
-
-    def _probe(self, kind: MessageType) -> None:
-        unacked = np.flatnonzero(~self._flying["acked"])
-        if unacked.size:
-            self._link.probes(self._resend(kind, unacked[-1:]))
-
-    def _send_again(self, kind: MessageType, which: NDArray[np.intp], why: str) -> None:
-        flying = self._flying
-        if int(flying["sent_as"][which].max(initial=-1)) > self._recovery_ends:
-            self._window = max(min(MAX_IN_FLIGHT, self._profile.window_frames), self._window // 2)
-            self._recovery_ends = self._transmissions
-        self._link.retransmits(self._resend(kind, which), why)
-
-    def _resend(self, kind: MessageType, which: NDArray[np.intp]) -> int:
-        """Those frames in flight, once more; how many the NIC took."""
-        flying = self._flying
-        taken = self._link.send(kind, flying[which])
-        which = which[:taken]
-        flying["sent_as"][which] = self._transmissions + np.arange(taken)
-        flying["tries"][which] += 1
-        self._transmissions += taken
-        return taken

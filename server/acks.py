@@ -20,8 +20,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from netdump.messages import ACK_SIZE, pack_acks
-from netdump.sack import MAX_RANGES, Sack, ahead
+from netdump.messages import ACK_SIZE, HEADER_SIZE, pack_acks
+from netdump.sack import Sack, ahead, ranges_in
 from server.config import ServerConfig
 from server.coverage import Coverage
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
@@ -104,6 +104,12 @@ class Selective(_AtOnce):
         # Of messages, by their number from the HERALD on: seqnos begin anew, these do not.
         self._kept = Coverage(max_intervals)
         self._next = 0
+        self._longest = HEADER_SIZE  # of the client's datagrams: so long ones pass, and unbroken
+
+    def kept(self, seqnos: Seqnos, lengths: NDArray[np.int64]) -> Seqnos:
+        if len(lengths):
+            self._longest = max(self._longest, HEADER_SIZE + int(lengths.max()))
+        return seqnos
 
     def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
         kept = self._kept
@@ -118,10 +124,22 @@ class Selective(_AtOnce):
             if kept.has_room_for(start, end):
                 kept.add(start, end)
         # The HERALD is acknowledged before all else, so the first stretch begins with it.
-        (_, self._next), *spans = kept.first(1 + MAX_RANGES)
+        limit = ranges_in(self._longest)
+        (_, self._next), *spans = kept.first(1 + limit)
+        if len(kept) > 1 + limit:
+            spans = self._fresh_first(places, edges, spans)
         ranges = tuple((self._first + start, self._first + end) for start, end in spans)
         payload = Sack(self._first + self._next, ranges).pack()
         return np.frombuffer(payload, np.uint8)[None, :]
+
+    def _fresh_first(
+        self, places: Seqnos, edges: list[int], nearest: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """As many stretches as in ``nearest``: half of them hold these messages."""
+        found = {self._kept.around(int(places[at])) for at in edges[:-1]}
+        fresh = sorted(span for span in found if span is not None and span[0] > self._next)
+        chosen = dict.fromkeys([*fresh[-(len(nearest) // 2) :], *nearest])
+        return sorted(list(chosen)[: len(nearest)])
 
 
 def acks_for(herald_seqno: int, selective: bool, config: ServerConfig) -> Acks:

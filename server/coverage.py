@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-#: Far above what a 1024-frame window can leave open, and still a small list.
+#: Half of what a window of 32,768 frames could leave open at the worst, and still a small list.
 MAX_INTERVALS = 16384
 
 
@@ -46,6 +46,13 @@ class Coverage:
     def first(self, count: int) -> list[tuple[int, int]]:
         """The first ``count`` of them, or fewer."""
         return list(zip(self._starts[:count], self._ends[:count], strict=True))
+
+    def around(self, offset: int) -> tuple[int, int] | None:
+        """The interval that holds this offset, if one does."""
+        at = bisect_right(self._starts, offset) - 1
+        if at < 0 or self._ends[at] <= offset:
+            return None
+        return self._starts[at], self._ends[at]
 
     def covers(self, start: int, end: int) -> bool:
         """Is every offset of [start, end) here? An empty stretch always is."""

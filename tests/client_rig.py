@@ -282,7 +282,7 @@ def play(
     noise: list[list[bytes]] | None = None,
 ) -> Played:
     """One dump, from boot to report."""
-    memory = PhysicalMemory(MEMORY, 128 << 10)
+    memory = PhysicalMemory(MEMORY, 2 << 20)
     fill(memory.buffer[:MEMORY], seed=7, zero_pages=False)
     pool = pool or Pool()
     # A stock client overwrites its 64 KiB buffer once it believes all of it acknowledged: a late

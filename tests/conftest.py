@@ -88,6 +88,12 @@ def _named(marker: str) -> str:
     return f"{marker} tier" if marker in PROBES else marker
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-golden", action="store_true", help="write golden tables anew, and compare then"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _played_or_skipped(request: pytest.FixtureRequest) -> None:
     for tier, can in _CAN.items():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdump.errors import AckOfUnsent, BadAck, LocalError
-from netdump.sack import MAX_RANGES, OFFER, Sack, Scoreboard, parse_sack
+from netdump.sack import MAX_RANGES, OFFER, SURE_RANGES, Sack, Scoreboard, parse_sack
 from server.acks import FURTHEST, OneByOne, Selective
 from server.coverage import MAX_INTERVALS
 
@@ -55,8 +55,8 @@ def test_what_is_no_selective_ack(payload: bytes) -> None:
 
 
 def test_an_ack_of_too_many_ranges_is_our_own_mistake() -> None:
-    with pytest.raises(LocalError, match="33 ranges"):
-        Sack(1, tuple((n, n + 1) for n in range(2, 100, 3))).pack()
+    with pytest.raises(LocalError, match="181 ranges"):
+        Sack(1, tuple((n, n + 1) for n in range(2, 545, 3))).pack()
 
 
 @given(payload=st.one_of(st.binary(max_size=300), st.binary().map(lambda b: words(OFFER) + b)))
@@ -90,10 +90,20 @@ def test_a_server_closes_its_gaps_in_any_order() -> None:
     assert parse_sack(row.tobytes()) == Sack(105)
 
 
-def test_of_many_gaps_the_nearest_are_told() -> None:
-    _, sack = server(0, list(range(2, 200, 2)))
-    assert sack.next == 1
-    assert sack.ranges == tuple((n, n + 1) for n in range(2, 2 + 2 * MAX_RANGES, 2))
+def test_of_many_gaps_the_nearest_are_told_and_those_of_what_has_just_come() -> None:
+    """In an ack that any way carries whole, 32; in one as long as what the client sent, 180."""
+    for longest, count in ((None, 32), (1448, MAX_RANGES)):
+        acks, _ = server(0, list(range(2, 1000, 2)))
+        if longest is not None:
+            acks.kept(np.array([2]), np.array([longest]))
+        (row,) = acks.datagrams(np.array([1200, 1300]))
+        sack = parse_sack(row.tobytes())
+        nearest = [(n, n + 1) for n in range(2, 2 + 2 * (count - 2), 2)]
+        assert sack == Sack(1, (*nearest, (1200, 1201), (1300, 1301)))
+        assert len(row) <= 1472
+        (row,) = acks.datagrams(np.arange(2000, 3000, 2))
+        fresh = [(n, n + 1) for n in range(3000 - count, 3000, 2)]
+        assert parse_sack(row.tobytes()).ranges[count // 2 :] == tuple(fresh)
 
 
 def test_no_news_is_no_datagram_and_no_memory() -> None:
@@ -141,7 +151,7 @@ def test_a_client_knows_what_its_server_has_whatever_acks_are_lost_late_or_doubl
             sack = parse_sack(payload)
             believed |= set(board.read(sack).tolist())
             assert {s for s in kept if sack.covers(s)} <= believed
-            if len(sack.ranges) < MAX_RANGES:
+            if len(sack.ranges) < SURE_RANGES:
                 assert believed == kept
         for payload in late[: number % 2]:
             believed |= set(board.read(parse_sack(payload)).tolist())

@@ -91,8 +91,12 @@ class WireWatch:
         seqnos = rows["seqno"].astype(np.int64)
         if self._unsent is None:
             self._unsent = int(seqnos[0])
-        self._unsent += max(0, int(_ahead(seqnos, self._unsent).max()) + 1)
-        self._open.append(seqnos)
+        ahead = _ahead(seqnos, self._unsent)
+        self._unsent += max(0, int(ahead.max()) + 1)
+        if (ahead[0] >= 0) and (ahead[1:] > ahead[:-1]).all():  # as ever, while nothing is lost
+            self._open.append(seqnos)
+        else:
+            self._open = [np.unique(np.concatenate([*self._open, seqnos]))]
 
         def kept(first: int, end: int) -> list[tuple[int, bytes]]:
             return [(int(seqnos[i]), frames.bytes_of(int(where[i]))) for i in range(first, end)]
@@ -112,12 +116,14 @@ class WireWatch:
             self._acked.append(acks)
 
     def _settle(self, claim: Claim) -> NDArray[np.int64]:
-        """The messages that it acknowledges and that no ``next`` before it had passed."""
-        sent = np.unique(np.concatenate([_NO_SEQNOS, *self._open]))
-        self._open = [sent[_ahead(sent, claim[0][1]) >= 0]]
+        """The messages that it acknowledges, and none did since they were last sent."""
+        sent = np.concatenate([_NO_SEQNOS, *self._open])
+        covered = _covered(sent, claim)
+        self._open = [sent[~covered]]
         if self._unsent is not None:
-            self.never_sent += any(_ahead(end, self._unsent) > 0 for _, end in claim)
-        return sent[_covered(sent, claim)]
+            ends = np.array([end for _, end in claim])
+            self.never_sent += bool((_ahead(ends, self._unsent) > 0).any())
+        return sent[covered]
 
     def answered(self, frames: Frames, seqnos: set[int]) -> set[int]:
         """Those of the messages that some ack of a batch acknowledges."""
@@ -200,10 +206,15 @@ def _claims(payload: bytes) -> list[Claim]:
 
 def _covered(seqnos: NDArray[np.int64], claim: Claim) -> NDArray[np.bool_]:
     """Which of them lie before the first end, or in a range."""
-    covered = np.zeros(len(seqnos), np.bool_)
-    for first, end in claim:
-        inside = _ahead(seqnos, end) < 0
-        covered |= inside if first is None else inside & (_ahead(seqnos, first) >= 0)
+    origin = claim[0][1]
+    places = _ahead(seqnos, origin)
+    covered: NDArray[np.bool_] = places < 0
+    if len(claim) > 1:
+        spans = _ahead(np.array(claim[1:], np.int64), origin)
+        spans = spans[np.argsort(spans[:, 0], kind="stable")]
+        ends = np.maximum.accumulate(spans[:, 1])  # whatever a server says: they may overlap
+        at = np.searchsorted(spans[:, 0], places, side="right") - 1
+        covered |= (at >= 0) & (places < ends[at])
     return covered
 
 

@@ -26,6 +26,7 @@ from bench.servers.simhost.sockets import Datagrams
 from bench.wire.contracts import MINIMUM_FRAME, Wire
 from bench.wire.kinds import leading_words
 from netdump import arp
+from netdump.checksum import row_sums
 from netdump.errors import MalformedArp
 from netdump.inet import UDP, Checks, Expect, Flow, classify_and_validate, udp_headers
 from nic_models.frames import Frames
@@ -124,8 +125,11 @@ class Stack:
         """UDP from one of our ports: payloads, uint8 (n, octets), and when each leaves."""
         ip, client_port = client
         flow = Flow(self._mac, bytes(6), self._ip, ip, port, client_port)
-        nothing = np.zeros(len(payloads), np.int64)
-        rows = udp_headers(flow, payloads, nothing, nothing, ttl=TTL)
+        count, octets = payloads.shape
+        lengths = np.full(count, octets, np.int64)
+        sums = row_sums(payloads, np.zeros(count, np.int64), lengths)
+        heads = udp_headers(flow, payloads[:, :0], sums, lengths, ttl=TTL)
+        rows = np.hstack((heads, payloads))
         rows = np.pad(rows, ((0, 0), (0, max(0, MINIMUM_FRAME - rows.shape[1]))))
         self._neighbours.send(ip, Frames(rows, np.full(len(rows), rows.shape[1]), time_ns))
 
