@@ -46,6 +46,9 @@ def why_not(case: ResolvedCase, tier: str, host: Host | None = None) -> str:
     where = f"tier {tier}" if host is None else f"tier {tier} with the {host} host"
     if not ends:
         return f"a {client.name} client can't be played on {where}"
+    speaks = server.transport(case.server_part.options)
+    if case.server.present and client.transport not in (None, speaks):
+        return f"a {client.name} client speaks {client.transport}, a {server.name} server {speaks}"
     if case.server.present and not any(server.plays_at(end) for end in ends):
         return f"a {server.name} server can't be played on {where}"
     return ""

@@ -51,6 +51,8 @@ CURES: Final[dict[str, str]] = {
     "docker-daemon": "scripts/docker-engine start, as root; or start the machine's own",
     "docker-root": "play as root: a container's network is entered by root alone",
     "bench": "scripts/debian-packages bench, as root",
+    "tftp": "scripts/debian-packages tftp, as root",
+    "tftp-root": "play as root",
 }
 
 #: sysctls that forbid user namespaces to ordinary users: where, with which value, and the cure.

@@ -203,6 +203,15 @@ def _tftp() -> Capability:
     return Capability(True, "in.tftpd and curl")
 
 
+def _tftp_servers() -> Capability:
+    from bench.servers.tftpd import ATFTPD, HPA, can_play
+
+    tried = {daemon.package: can_play(daemon) for daemon in (HPA, ATFTPD)}
+    lacks = [f"{name}: {found.why}" for name, found in tried.items() if not found.ok]
+    cures = [found.cure for found in tried.values() if not found.ok]
+    return Capability(not lacks, "; ".join(lacks) or " and ".join(tried), *cures[:1])
+
+
 CHECKS: Final[tuple[Check, ...]] = (
     Check("python", "everything", _python, required=True),
     Check("numpy", "everything", _numpy, required=True),
@@ -218,6 +227,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("kvm", "Linux guests at full speed", _kvm),
     Check("vmcore tools", "reading a Linux guest's dump", _vmcore_tools),
     Check("docker engine", "dump servers in containers", _docker),
+    Check("TFTP servers", "dumps to tftpd-hpa and atftpd", _tftp_servers),
     Check("tftpd-hpa", "make bench: the rate to compare with", _tftp),
 )
 

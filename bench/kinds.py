@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from bench.table import Table
 from bench.wire.contracts import Capability
 from netdump.client import DumpClient, NetdumpClient
 from netdump.contracts import Memory
 from netdump.dumper import DumpImage
-from netdump.profiles import Profile
 
 if TYPE_CHECKING:
     from bench.scenario.schema import ResolvedCase
@@ -38,6 +37,9 @@ Rule = tuple[tuple[str, ...], Callable[["ResolvedCase"], bool], str]
 #: Whose network stack and server are at the far end of the wire: the kernel's, behind a TAP in a
 #: network namespace; or a host in memory.
 Host = Literal["namespace", "simulated"]
+
+#: What a client and its server have to have in common.
+Transport = Literal["netdump", "tftp"]
 
 _NEEDS_NOTHING: Final = Capability(True, "needs nothing")
 
@@ -139,20 +141,42 @@ class ServerKind(Kind):
     """``(place, options)`` -> one that is not started. None: it can't be played there."""
     simulated: Callable[[SimulatedPlace, Any], DumpServer] | None = None
     """The same in the memory of the bench."""
+    transport: Callable[[Any], Transport] = lambda _options: "netdump"
+    """With these options it speaks that."""
 
     def plays_at(self, host: Host) -> bool:
         return {"namespace": self.in_namespace, "simulated": self.simulated}[host] is not None
+
+
+class ClientProfile(Protocol):
+    """What the bench has to know of how a client behaves: what it needs from the kernel, and what
+    it sends. A row of ``netdump/profiles`` says so, and ``netdump/tftp/rules``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def mbufs(self) -> Literal["ordinary", "pool"]:
+        """Which supply of buffers the kernel's zone pointers name for it."""
+        ...
+
+    @property
+    def footer(self) -> bool:
+        """The kernel dump header follows the data."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientKind(Kind):
     """A dump client: what pushes the dead machine's memory to the server."""
 
-    profile: Callable[[ResolvedCase], Profile] | None = None
-    """How it behaves, as a row of ``netdump/profiles``: what it needs from the kernel and what it
-    sends. None: it is no code of the dead machine's, and ``story`` says how it is told."""
-    make: Callable[[Profile, Memory, DumpImage], DumpClient] = NetdumpClient
-    """``(profile, memory, image)`` -> the client, on a machine that is about to panic."""
+    profile: Callable[[ResolvedCase], ClientProfile] | None = None
+    """How it behaves. None: it is no code of the dead machine's, and ``story`` says how it is
+    told."""
+    make: Callable[[Any, Memory, DumpImage], DumpClient] = NetdumpClient
+    """``(profile, memory, image)`` -> the client, on a machine that is about to panic; ``profile``
+    is what the kind's own says."""
     profiles: bool = False
     """A case has to name one of our profiles. A client that has none plays the cases of the
     profile that has no defect (``REFERENCE``)."""
@@ -161,6 +185,11 @@ class ClientKind(Kind):
     is no code of that machine."""
     hosts: frozenset[Host] = frozenset({"namespace", "simulated"})
     """The far ends with which it can be played."""
+    transport: Transport | None = "netdump"
+    """What it speaks; None: nobody knows."""
+    kernel_header: Literal["apart", "first", "last"] = "apart"
+    """Where the kernel dump header goes: in a message of its own, or into the file, before or
+    behind the dump."""
     drives: bool = True
     """It works through a driver of ours, on whatever silicon; False: it is on the wire by itself,
     and only tiers with our own wire can play it."""

@@ -50,9 +50,10 @@ from guest.qemu.corpse import GuestCorpse
 from netdump.client import DumpRequest, NetdumpClient, Report, Step
 from netdump.dumper import DumperInfo, DumpImage
 from netdump.kdh import KernelDumpHeader
-from netdump.link import DebugnetLink, LinkConfig
+from netdump.link import DebugnetLink
 from netdump.messages import HERALD_PORT, MessageType
 from netdump.profiles import PROFILES
+from netdump.udplink import LinkConfig
 from netdump.window import FRAGMENT, fragment, join
 from nic_models.contracts import Driver
 from nic_models.frames import Frames
@@ -301,7 +302,7 @@ def _link(port: int) -> LinkConfig:
     return LinkConfig(
         client_ip=IPv4Address(CLIENT_IP).packed,
         server_ip=IPv4Address(SERVER_IP).packed,
-        herald_port=port,
+        server_port=port,
     )
 
 

@@ -27,7 +27,7 @@ from bench.judge.live import LiveDisk
 from bench.judge.netconsole import NetconsoleWatch
 from bench.judge.netconsole import judge as judge_last_words
 from bench.judge.oracles import ORACLES, Evidence, broken, not_applicable, outcome, rule
-from bench.judge.watch import WireWatch
+from bench.judge.witness import WITNESSES, Witness
 from bench.kinds import Host
 from bench.progress import Progress
 from bench.runs import SNAP_ABOVE, SNAPLEN
@@ -244,9 +244,9 @@ def _run(
 ) -> CaseResult:
     """One run; ``closing`` takes what is to be given back when it has been judged."""
     progress.case(run.name, run.machine.memory)
-    watch = WireWatch(CLIENT_MAC, HOST_MAC)
+    watch: Witness | None = None  # there is nothing to watch for before the panic
     overheard = NetconsoleWatch() if _has_last_words(run) else None
-    disk: LiveDisk | None = None  # there is nothing to watch for before the panic
+    disk: LiveDisk | None = None
     with (folder / "wire.pcapng").open("wb") as file, EventLog(folder / "events.jsonl") as events:
         capture = PcapngWriter(file, snaplen=SNAPLEN if run.machine.memory > SNAP_ABOVE else 0)
 
@@ -254,7 +254,7 @@ def _run(
             capture.write(direction, frames, notes)
             if overheard is not None:
                 overheard.observe(direction, frames, notes)
-            if disk is not None:
+            if watch is not None and disk is not None:
                 watch.observe(direction, frames, notes)
                 if direction == "to-client":
                     disk.look()
@@ -272,6 +272,8 @@ def _run(
                 struck = story.live()
                 tell("panic", where=struck)
                 expected = story.expected()
+                speaks = "stock" if stage.server is None else stage.server.protocol
+                watch = WITNESSES[speaks](CLIENT_MAC, HOST_MAC)
                 disk = LiveDisk(stage.places, watch, expected)
                 told = story.dump(struck)
             except QemuGone:
@@ -311,7 +313,7 @@ def _judge(
     run: ResolvedCase,
     told: Told,
     stage: Stage,
-    watch: WireWatch,
+    watch: Witness,
     seen: Evidence,
     last_words: LastWords | None = None,
 ) -> CaseResult:
@@ -425,7 +427,7 @@ def _page_count(pages: set[int]) -> str:
     return "1 page" if len(pages) == 1 else f"{len(pages)} pages"
 
 
-def _notes(told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
+def _notes(told: Told, watch: Witness, seen: Evidence) -> list[str]:
     notes: list[str] = []
     if seen.comparison is not None and seen.claims_success:
         notes += [
@@ -440,6 +442,7 @@ def _notes(told: Told, watch: WireWatch, seen: Evidence) -> list[str]:
             f" {_page_count(pages)} from {min(pages) << 12:#x} on: dumped as it left them."
         )
     notes += told.notes
+    notes += watch.notes()
     if seen.stored_as and not seen.is_final:
         notes.append(f"The server keeps what came as {seen.stored_as}.")
     return notes

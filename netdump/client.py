@@ -30,13 +30,15 @@ from numpy.typing import NDArray
 
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
 from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
+from netdump.errors import SendFailed
 from netdump.flight import memory_for
 from netdump.kdh import KernelDumpHeader
-from netdump.link import DebugnetLink, LinkConfig, LinkStats, Tell
+from netdump.link import DebugnetLink
 from netdump.messages import MessageType
 from netdump.profiles import Profile
 from netdump.sliding import SlidingWindow
-from netdump.window import SendFailed, StopAndWait, fragment
+from netdump.udplink import LinkConfig, LinkStats, Tell
+from netdump.window import StopAndWait, fragment
 
 
 class Step(Enum):

@@ -1,7 +1,8 @@
 """What the panic-time client asks of a NIC driver: FreeBSD's four debugnet methods, in batches.
 
 debugnet's table (``struct debugnet_methods``) has dn_init, dn_event, dn_transmit and dn_poll, one
-mbuf a call. Here a call carries a batch; a batch of one is the stock behaviour.
+mbuf a call. Here a call carries a batch; a batch of one is the stock behaviour. The memory and the
+buffers that it works with are here too, and what the link asks of a client's rules.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from netdump.inet import Checks
 
 #: The argument of dn_event.
 Event = Literal["start", "end"]
@@ -108,3 +111,37 @@ class Mbufs(Protocol):
         ...
 
     def give(self, count: int) -> None: ...
+
+
+class LinkRules(Protocol):
+    """How a link behaves. Counts are polls and rounds, times are microseconds of DELAY."""
+
+    @property
+    def checks(self) -> Checks:
+        """What is verified of a received frame before it is believed."""
+        ...
+
+    @property
+    def arp_hardware_types(self) -> frozenset[int]: ...
+
+    @property
+    def arp_targets(self) -> Literal["server, then gateway", "gateway only"]: ...
+
+    @property
+    def arp_retries(self) -> int: ...
+
+    @property
+    def later_arp_replies_count(self) -> bool:
+        """A reply that comes when the MAC is known already replaces it."""
+        ...
+
+    @property
+    def ttl(self) -> int: ...
+
+    @property
+    def polls(self) -> int:
+        """Polls without an ARP reply before the next request."""
+        ...
+
+    @property
+    def poll_delay_us(self) -> int: ...

@@ -10,6 +10,7 @@ people: what, where, what to do. ``evidence`` holds the first octets of what was
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 #: How much of a refused datagram an exception keeps: enough for every header of ours.
@@ -40,6 +41,16 @@ class PeerError(NetdumpError):
     """Their mistake: octets from outside that break the protocol."""
 
     reason = "peer"
+
+
+class SendFailed(PeerError):
+    """The peer, or the way to it, did not take what was sent. ``errno`` is the kernel's."""
+
+    reason = "send-failed"
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(f"{errno.errorcode[code]}: {why}")
+        self.errno = code
 
 
 class MalformedMessage(PeerError):
@@ -88,6 +99,12 @@ class AckOfUnsent(MalformedMessage):
     """An acknowledgement of messages that were never sent."""
 
     reason = "ack-future"
+
+
+class MalformedTftp(PeerError):
+    """A UDP payload that is no TFTP packet."""
+
+    reason = "malformed-tftp"
 
 
 class MalformedHeader(PeerError):

@@ -40,11 +40,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump.errors import SendFailed
 from netdump.flight import Flight
 from netdump.messages import MessageType
 from netdump.profiles import Profile
 from netdump.rate import Rate
-from netdump.window import FRAGMENT, Link, SendFailed
+from netdump.window import FRAGMENT, Link
 
 #: Frames that are offered to the NIC at once, at the most.
 BURST: Final = 512

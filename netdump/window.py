@@ -23,23 +23,13 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from netdump.errors import PeerError
+from netdump.errors import SendFailed
 from netdump.messages import MessageType
 from netdump.profiles import Profile
 
 #: An ack this far beyond the base is refused (DEBUGNET_MAX_IN_FLIGHT).
 MAX_IN_FLIGHT: Final = 64
 _SEQNO_MASK: Final = 0xFFFFFFFF
-
-
-class SendFailed(PeerError):
-    """The peer, or the way to it, did not take what was sent. ``errno`` is the kernel's."""
-
-    reason = "send-failed"
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(f"{errno.errorcode[code]}: {why}")
-        self.errno = code
 
 
 FRAGMENT: Final = np.dtype(

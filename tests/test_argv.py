@@ -21,7 +21,7 @@ Words = Callable[[list[str], Path], list[str]]
 
 def servers(argv: list[str], base: Path) -> list[str]:
     options = CommandOptions.model_validate({"argv": argv}, context={"base": base})
-    return filled(options.argv, "198.18.0.1", "/dumps")
+    return filled(options.argv, "198.18.0.1", "/dumps", 20023)
 
 
 def clients(argv: list[str], base: Path) -> list[str]:

@@ -20,7 +20,7 @@ import pytest
 
 from bench import cli, doctor
 from bench.cures import CURES, user_namespace
-from bench.servers import engine
+from bench.servers import engine, tftpd
 from bench.wire import segment
 from bench.wire.namespace import ROOTLESS
 from guest.qemu.accel import Accelerator
@@ -149,11 +149,26 @@ def test_an_ordinary_user_may_open_the_device_after_the_chmod(
 # --- programs and kernels -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cure", ["qemu", "bench"])
-@follows("qemu", "bench")
+@pytest.mark.parametrize("cure", ["qemu", "bench", "tftp"])
+@follows("qemu", "bench", "tftp")
 def test_packages_are_of_a_group_that_there_is(cure: str) -> None:
     script, group = re.fullmatch(r"(\S+) (\S+), as root", CURES[cure]).groups()  # type: ignore[union-attr]
     assert subprocess.run([ROOT / script, "--list", group], capture_output=True).stdout
+
+
+@follows("tftp-root")
+def test_tftp_servers_want_a_user_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "uid_map"
+    table.write_text("         0       1000          1\n")
+    assert not tftpd._is_mapped(65_534, table)
+    assert tftpd._is_mapped(0, table)
+    if tftpd.find(tftpd.HPA) is None:
+        pytest.skip(f"no tftpd-hpa; cure: {CURES['tftp']}")
+    monkeypatch.setattr(tftpd, "_is_mapped", lambda _uid: False)
+    found = tftpd.can_play(tftpd.HPA)
+    assert (found.ok, found.cure) == (False, "play as root")
 
 
 @follows("guest-image", "disk")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.judge.watch import WireWatch
+from bench.judge.watch import NetdumpWatch
 from nic_models.frames import Frames
 from tests import wire_frames as wf
 
@@ -13,16 +13,16 @@ SERVER_MAC = bytes.fromhex(wf.SERVER_MAC.replace(":", ""))
 STRANGER = "02:00:5e:00:99:01"
 
 
-def witness(*frames: bytes) -> WireWatch:
+def witness(*frames: bytes) -> NetdumpWatch:
     """One that saw these frames: those to the client's port came from the server."""
-    watch = WireWatch(CLIENT_MAC, SERVER_MAC)
+    watch = NetdumpWatch(CLIENT_MAC, SERVER_MAC)
     for frame in frames:
         to_client = frame[36:38] == (20024).to_bytes(2, "big")
         watch.observe("to-client" if to_client else "to-server", Frames.of([frame]), {})
     return watch
 
 
-def pairs(watch: WireWatch) -> list[tuple[int, int]]:
+def pairs(watch: NetdumpWatch) -> list[tuple[int, int]]:
     offsets, lengths = watch.acknowledged()
     assert offsets.dtype == lengths.dtype == np.int64
     return list(zip(offsets.tolist(), lengths.tolist(), strict=True))
@@ -59,7 +59,7 @@ def test_what_the_machine_sent_from_the_clients_port_before_the_panic_is_no_mess
 def test_what_the_server_tells_another_port_is_no_ack() -> None:
     # Four octets to the discard service, as the load of a live machine has them now and then.
     ordinary = forged(9).replace((20024).to_bytes(2, "big"), (9).to_bytes(2, "big"))
-    watch = WireWatch(CLIENT_MAC, SERVER_MAC)
+    watch = NetdumpWatch(CLIENT_MAC, SERVER_MAC)
     watch.observe("to-server", Frames.of([wf.vmcore(5)]), {})
     watch.observe("to-client", Frames.of([ordinary, forged(5)]), {})
     assert watch.never_sent == 0
@@ -139,7 +139,7 @@ def test_a_batch_is_seen_frame_by_frame_whatever_lies_beyond_their_ends() -> Non
     frames = Frames.of([wf.vmcore(1), wf.vmcore(2), wf.vmcore(3), wf.arp_request()])
     short = frames.lengths.copy()
     short[1] = 60  # the header is cut off in the middle
-    watch = WireWatch(CLIENT_MAC, SERVER_MAC)
+    watch = NetdumpWatch(CLIENT_MAC, SERVER_MAC)
     watch.observe("to-server", Frames(frames.data, short, frames.time_ns), {})
     acks = Frames.of([wf.ack(1), wf.ack(2), wf.ack(3)])
     short = acks.lengths.copy()
@@ -150,7 +150,7 @@ def test_a_batch_is_seen_frame_by_frame_whatever_lies_beyond_their_ends() -> Non
 
 def test_the_sample_to_play_again_is_of_acknowledged_messages_from_both_ends_of_the_dump() -> None:
     frames = [wf.vmcore(seqno, 10) for seqno in range(100)]
-    watch = WireWatch(CLIENT_MAC, SERVER_MAC)
+    watch = NetdumpWatch(CLIENT_MAC, SERVER_MAC)
     for at in range(0, 100, 20):
         watch.observe("to-server", Frames.of(frames[at : at + 20]), {})
     assert watch.sample() == {}

@@ -28,7 +28,7 @@ from tests.foreign import SERVER_STORY, SERVERS, server_command
         ('argv = ["cat"]\nfinished = "a/b"', "'a/b' is no pattern for the name of a file"),
         ('argv = ["cat"]\nready = "("', "'\\(' is no regular expression"),
         ('argv = ["cat"]\nuser = "no-such-user"', "no user is named 'no-such-user'"),
-        ('argv = ["cat"]\nprotocol = "tftp"', "'tftp' is none of stock, netdump2"),
+        ('argv = ["cat"]\nprotocol = "ftp"', "'ftp' is none of stock, netdump2, tftp"),
         ('argv = ["cat"]\nenvironment = { A = 1 }', "wants a string in quotes"),
     ],
 )
@@ -39,9 +39,18 @@ def test_what_can_not_be_played_is_told_with_its_place(options: str, says: str) 
     assert re.match(r"/here/made.toml:\d+: server", str(failure.value))
 
 
+def test_a_client_and_a_server_that_speak_two_protocols_are_never_played() -> None:
+    text = SERVER_STORY.format(
+        profile="netdump2", more="", server='argv = ["cat"]\nprotocol = "tftp"'
+    )
+    says = "a profile client speaks netdump, a command server tftp"
+    with pytest.raises(BadInput, match=says):
+        parse_scenario(text, "made", "/here/made.toml")
+
+
 def test_other_braces_stay_as_they_are() -> None:
     wanted = server_command("cat", '{"json": {}}', "{address}:{port}")
-    assert filled(wanted.argv, "198.18.0.1", "x")[1:] == ['{"json": {}}', "198.18.0.1:20023"]
+    assert filled(wanted.argv, "198.18.0.1", "x", 9)[1:] == ['{"json": {}}', "198.18.0.1:9"]
 
 
 @pytest.mark.parametrize("path", sorted(SERVERS.glob("*.toml")), ids=lambda path: path.stem)

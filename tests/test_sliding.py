@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from netdump.errors import SendFailed
 from netdump.messages import MessageType
 from netdump.rate import FLOOR, QUEUE
-from netdump.window import SendFailed, fragment
+from netdump.window import fragment
 from tests.window_rig import (
     MSS,
     Fate,

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdump.errors import SendFailed
 from netdump.messages import MessageType
 from netdump.profiles import PROFILES
-from netdump.window import MAX_IN_FLIGHT, AckBits, SendFailed, StopAndWait, fragment
+from netdump.window import MAX_IN_FLIGHT, AckBits, StopAndWait, fragment
 from tests.window_rig import LossyLink, lose_once, profile
 
 CHUNK = 64 * 1024

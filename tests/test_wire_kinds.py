@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +30,36 @@ def test_each_message_of_the_protocol_has_its_kind() -> None:
         "ack": wf.ack(5),
     }
     assert kinds_of(list(story.values())) == list(story)
+
+
+def test_each_packet_of_tftp_has_its_kind() -> None:
+    to_server = partial(wf.datagram, sport=50001, dport=40000)
+    to_client = partial(wf.datagram, sport=40000, dport=50001)
+    story = {
+        "wrq": wf.datagram(b"\0\2vmcore\0octet\0blksize\x001428\0", sport=50001, dport=69),
+        "oack": to_client(b"\0\6blksize\x001428\0"),
+        "data": to_server(b"\0\3\0\1" + bytes(1428)),
+        "ack": to_client(b"\0\4\0\1"),
+        "error": to_client(b"\0\5\0\3disk full\0"),
+    }
+    assert kinds_of(list(story.values())) == list(story)
+    last = to_server(b"\0\3\0\2")
+    assert kinds_of([last]) == ["data"], "a last block may be empty"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        wf.datagram(b"\0\3\0\1" + bytes(99), sport=50001, dport=9),
+        wf.datagram(b"\0\4\0\1\0", sport=50001, dport=40000),
+        wf.datagram(b"\0\2vmcore\0octet\0", sport=50001, dport=70),
+        wf.datagram(b"\0\7\0\1", sport=50001, dport=40000),
+        wf.datagram(b"\0\3\0", sport=50001, dport=40000),
+    ],
+    ids=["to-discard", "long-ack", "wrq-elsewhere", "opcode-7", "runt-data"],
+)
+def test_what_is_not_of_tftp_is_other(frame: bytes) -> None:
+    assert kinds_of([frame]) == ["other"]
 
 
 @pytest.mark.parametrize(

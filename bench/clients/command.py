@@ -131,6 +131,7 @@ def _story(case: ResolvedCase, stage: Stage, seed: int, tell: Tell) -> CommandSt
 COMMAND: Final = ClientKind(
     name="command",
     says="a program of yours, on the machine's end of the wire",
+    transport=None,
     options=ClientCommand,
     files=lambda options: options.files,
     rules=(

@@ -7,7 +7,8 @@ been killed, what is left of its files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,8 +17,8 @@ from bench.judge import contents
 from bench.judge.compare import Expected, PartlyKnown, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
-from bench.judge.watch import WireWatch
-from bench.servers import CannotCount, DumpServer
+from bench.judge.witness import Witness
+from bench.servers import CannotCount, DumpServer, ServerProtocol
 from bench.servers.names import files_in
 from bench.story.stage import Stage
 from bench.story.told import Told
@@ -25,16 +26,43 @@ from nic_models.frames import Frames
 
 #: Files up to this are kept in memory to be compared.
 _SMALL: Final = 1 << 16
-#: Copies of the HERALD that a replay begins with, and the descriptors that they may cost: one offer
-#: of a session, a socket and a folder; of a stock server a whole dump, with its dump, info and key.
-_HERALDS: Final = 8
-_DESCRIPTORS: Final = {"netdump2": 2, "stock": 4}
+#: Copies of the first message that a replay begins with.
+_FIRSTS: Final = 8
 #: Of a sample that is sent one by one, the last ones and every n-th of those before are.
 _LAST: Final = 6
 _EVERY: Final = 8
 #: Looks at a folder until two agree, and the time between two.
 _LOOKS: Final = 100
 _LOOK_US: Final = 5_000
+#: The same for a file to be as long as it has to be.
+_LOOKS_FOR_LENGTH: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """What a protocol promises of a message that comes again."""
+
+    descriptors: int
+    """Those that ``_FIRSTS`` copies of the first message may cost."""
+    begins: str = ""
+    """Why only the first is sent again, when the disk has been read: it begins another dump."""
+    in_place: bool = False
+    """That dump takes the place of the one that is there, which is put aside before."""
+
+
+#: By ``DumpServer.protocol``.
+_AGAIN: Final[Mapping[ServerProtocol, _Again]] = {
+    # One offer of a session: a socket and a folder.
+    "netdump2": _Again(2),
+    # A whole dump, with its dump, info and key.
+    "stock": _Again(4, "a stock server takes a HERALD that comes again for another dump"),
+    # A transfer each: a thread, or a process with what that has open besides.
+    "tftp": _Again(
+        8 * _FIRSTS,
+        "TFTP has no session: a WRQ that comes again is another transfer to the same file",
+        in_place=True,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +78,7 @@ Listing = Mapping[str, str | _Large]
 
 
 def gather(
-    told: Told, stage: Stage, watch: WireWatch, disk: LiveDisk, expected: Expected
+    told: Told, stage: Stage, watch: Witness, disk: LiveDisk, expected: Expected
 ) -> Evidence:
     """All that can be seen while the server lives."""
     report, machine = told.report, told.machine
@@ -77,16 +105,20 @@ def gather(
     if watch.pieces:
         seen.in_pieces = in_pieces(watch.pieces)
         seen.unseen = {**seen.unseen, "ack-means-kept": seen.in_pieces}
-    before = _settled(stage)
     server = stage.server
+    if server is not None and report.claims_success and _AGAIN[server.protocol].in_place:
+        _await_length(server, stage, (told.image or expected).length)
+    before = _settled(stage)
     strangers: list[str] = []
     if server is not None:
         strangers = server.names.strangers(Path(name).name for name in before)
         if any(dump.complete for dump in server.stored()):
-            if server.protocol == "stock":
-                # To this one a HERALD that comes again is the next dump: see first, then ask.
+            again = _AGAIN[server.protocol]
+            if again.begins:  # see first, then ask
                 read_disk(seen, stage, told)
-            _ask_again(seen, server, stage, watch, before)
+            with _put_aside(server, stage) if again.in_place else nullcontext():
+                _ask_again(seen, server, stage, watch, before)
+            seen.not_idempotent = again.begins
     seen.server_trouble = [
         *stage.server_trouble(_texts(told.header)),
         *(f"left a file of no known kind: {name}" for name in strangers),
@@ -101,29 +133,29 @@ def _texts(header: bytes) -> list[str]:
 
 
 def _ask_again(
-    seen: Evidence, server: DumpServer, stage: Stage, watch: WireWatch, before: Listing
+    seen: Evidence, server: DumpServer, stage: Stage, watch: Witness, before: Listing
 ) -> None:
     """Send messages of a complete dump once more: what do they change, and what do they cost?
 
-    A server that promises no more than the stock protocol is sent the HERALD alone: what that costs
-    is held against it, and nothing else.
+    A server to which that is another dump is sent the first message alone: what that costs is held
+    against it, and nothing else.
     """
     sample = watch.sample()
-    stock = server.protocol == "stock"
-    if stock:
+    again = _AGAIN[server.protocol]
+    another = bool(again.begins)
+    if another:
         sample = dict(list(sample.items())[:1])
-        seen.not_idempotent = "a stock server takes a HERALD that comes again for another dump"
     # Ours writes nothing that it has: of its large files it is enough when they were written last.
-    may_write = not stock and server.names.others is None
+    may_write = not another and server.names.others is None
     large = [name for name, what in before.items() if may_write and isinstance(what, _Large)]
     known = {name: seal for name in large if (seal := _digest(server.dumpdir / name))}
     descriptors = _descriptors(server, seen)
     replayed, seen.replay_unanswered = _say_again(stage, watch, sample)
     if descriptors is not None and server.running:
         leaked = (_descriptors(server, seen) or descriptors) - descriptors
-        if leaked > _DESCRIPTORS[server.protocol]:
-            stage.trouble.append(f"{_HERALDS} copies of a HERALD cost {leaked} descriptors")
-    if stock:
+        if leaked > again.descriptors:
+            stage.trouble.append(f"{_FIRSTS} copies of {watch.first} cost {leaked} descriptors")
+    if another:
         return
     seen.replayed = replayed
     after = _settled(stage)
@@ -137,6 +169,22 @@ def _ask_again(
     seen.replay_changed = sorted(name for name in {*before, *after} if not same(name))
 
 
+@contextmanager
+def _put_aside(server: DumpServer, stage: Stage) -> Iterator[None]:
+    """The dumps lie elsewhere meanwhile: what is made in their place is not evidence."""
+    aside = stage.folder / "aside"
+    aside.mkdir()
+    dumps = [dump.path for dump in server.stored()]
+    for number, path in enumerate(dumps):
+        path.rename(aside / str(number))
+    try:
+        yield
+    finally:
+        for number, path in enumerate(dumps):
+            (aside / str(number)).replace(path)
+        aside.rmdir()
+
+
 def _descriptors(server: DumpServer, seen: Evidence) -> int | None:
     try:
         return server.fd_count()
@@ -145,8 +193,8 @@ def _descriptors(server: DumpServer, seen: Evidence) -> int | None:
         return None
 
 
-def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> tuple[int, int]:
-    """Send messages to the server once more, a HERALD many times; how many messages those were,
+def _say_again(stage: Stage, watch: Witness, sample: Mapping[int, bytes]) -> tuple[int, int]:
+    """Send messages to the server once more, the first many times; how many messages those were,
     and how many of them were not acknowledged.
 
     A selective ack answers for all that came before it too. So there some of them are sent one by
@@ -158,7 +206,7 @@ def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> t
         parts = [[one] for one in [*others[:-_LAST:_EVERY], *others[-_LAST:]]]
     else:
         parts = [others]
-    parts.insert(0, heralds * _HERALDS)  # an impatient client's have cost a descriptor each
+    parts.insert(0, heralds * _FIRSTS)  # an impatient client's have cost a descriptor each
     said = unanswered = 0
     for part in parts:
         said += len(dict(part))
@@ -168,7 +216,7 @@ def _say_again(stage: Stage, watch: WireWatch, sample: Mapping[int, bytes]) -> t
     return said, unanswered
 
 
-def _unanswered(stage: Stage, watch: WireWatch, messages: list[tuple[int, bytes]]) -> int:
+def _unanswered(stage: Stage, watch: Witness, messages: list[tuple[int, bytes]]) -> int:
     wanted = {seqno for seqno, _ in messages}
 
     def all_answered(heard: Frames) -> bool:
@@ -202,7 +250,7 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     end = seen.expected.length
     behind = seen.stored.read(end, end + len(told.footer) + 1).tobytes()
     # Our server cuts the footer off when the dump is complete; a stock one keeps it.
-    keeps = server.protocol == "stock" or not seen.is_final
+    keeps = server.protocol != "netdump2" or not seen.is_final
     if keeps and told.footer and behind == told.footer:
         seen.stored.length = end
     known = seen.expected
@@ -210,6 +258,17 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
         known = PartlyKnown(known, seen.stored, told.unknown)
     seen.comparison = compare(known, seen.stored)
     seen.comparison.add_holes(told.never_sent)
+
+
+def _await_length(server: DumpServer, stage: Stage, length: int) -> None:
+    """Let a server that acknowledges before it writes bring its dump to this length, for a while.
+
+    That it had acknowledged first is known by then (``live.py``).
+    """
+    for _ in range(0 if stage.row.virtual else _LOOKS_FOR_LENGTH):
+        if any(dump.path.stat().st_size >= length for dump in server.stored()):
+            return
+        stage.clock.delay_us(_LOOK_US)
 
 
 def _settled(stage: Stage) -> Listing:
@@ -250,6 +309,6 @@ def _listing(folder: Path) -> Listing:
     return found
 
 
-def _claims(watch: WireWatch) -> list[str]:
+def _claims(watch: Witness) -> list[str]:
     count = 0 if watch.pieces else watch.never_sent
     return [f"acknowledged what was never sent, {count} times"] if count else []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.judge.compare import Expected
-from bench.judge.watch import WireWatch
+from bench.judge.witness import Witness
 
 #: Batches of acks between two looks, looks in a run, and acks of a batch that are looked up.
 _EVERY: Final = 4
@@ -28,7 +28,7 @@ class LiveDisk:
     """Looks at a server's dumps as acks pass by; see ``missing``."""
 
     def __init__(
-        self, places: Callable[[], list[Path]], watch: WireWatch, expected: Expected
+        self, places: Callable[[], list[Path]], watch: Witness, expected: Expected
     ) -> None:
         """``places``: the files that may hold them now."""
         self.looks = 0
@@ -52,8 +52,8 @@ class LiveDisk:
             return
         # The first may have been kept for long; of the last, a hasty server has the least.
         some = [*acks[: _ACKS // 2].tolist(), *acks[-_ACKS // 2 :].tolist()]
-        for seqno in dict.fromkeys(some):
-            extent = self._watch.extent(seqno)
+        for message in dict.fromkeys(some):
+            extent = self._watch.extent(message)
             if extent is not None:
                 self.looks += 1
                 self.missing += not self._is_kept(*extent)

@@ -1,8 +1,6 @@
-"""A witness on the wire: what the client sent, and what the server acknowledged.
+"""The witness of netdump: what the client sent, and what the server acknowledged.
 
-It sees every frame before any fault touches it, so it knows what the server *said*, not what
-reached the client, and what the client *meant*, not what arrived. It shares no state with either:
-the oracle "ack means kept" rests on this evidence alone.
+A ``Witness`` (``witness.py``).
 
 Rules: only acks from the server's (or its gateway's) MAC to the client's MAC and port count, so
 forged ones do not, nor what the hosts have told each other before the panic; everything is kept as
@@ -37,8 +35,10 @@ _SELECTIVE = bytes.fromhex("4e443201")
 Claim = list[tuple[int | None, int]]
 
 
-class WireWatch:
+class NetdumpWatch:
     """Observes both directions; see ``acknowledged`` and ``sample``."""
+
+    first = "a HERALD"
 
     def __init__(self, client_mac: bytes, server_mac: bytes) -> None:
         """``server_mac`` is the gateway's, where there is one."""
@@ -187,6 +187,10 @@ class WireWatch:
                 row = rows[found[0]]
                 return int(row["offset"]), int(row["length"])
         return None
+
+    def notes(self) -> list[str]:
+        """Nothing that the verdict does not say by itself."""
+        return []
 
     def sample(self) -> dict[int, bytes]:
         """Messages, by seqno, that the server has acknowledged: the first of the run and some of

@@ -99,5 +99,9 @@ def settings(case: ResolvedCase) -> Iterator[tuple[Path, str]]:
         if fault.length is not None and fault.length >= longest:
             says = f"cuts nothing: at this nic.mtu no frame is longer than {longest} bytes"
             yield ("wire", "fault", i, "length"), says
+    if case.server.lost_after is not None and not case.server.present:
+        yield ("server", "lost_after"), "there is no server"
+    if case.server.back_ms is not None and case.server.lost_after is None:
+        yield ("server", "back_ms"), "it never goes: give lost_after"
     if not case.server.present and case.expect.outcome in ("complete", "silent-hole"):
         yield ("expect", "outcome"), "there is no server, so no dump is claimed"

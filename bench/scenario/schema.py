@@ -126,6 +126,10 @@ class Server(PartTable):
     """What server it is: a registered kind, or ``FILE.py:NAME``."""
     present: StrictBool = True
     """Whether there is one at all."""
+    lost_after: Annotated[StrictInt | None, Field(ge=1)] = None
+    """It is killed when so many frames of data have reached it."""
+    back_ms: Annotated[StrictInt | None, Field(ge=0, le=60_000)] = None
+    """Then another one comes up over the same folder, so much later; not given: never."""
 
 
 class Client(PartTable):

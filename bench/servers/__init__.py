@@ -6,15 +6,24 @@ container; whatever tells them apart stays behind this contract.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from bench.servers.names import DumpNames, StoredDump
+from bench.wire.kinds import TFTP_PORT
+from netdump.messages import HERALD_PORT
 
 #: What a server speaks: FreeBSD's protocol and no more; or that, with our additions and promises
-#: (a message that comes again changes nothing, the HERALD included).
-ServerProtocol = Literal["stock", "netdump2"]
+#: (a message that comes again changes nothing, the HERALD included); or TFTP.
+ServerProtocol = Literal["stock", "netdump2", "tftp"]
+
+#: The UDP port where such a server is first spoken to.
+PORTS: Final[Mapping[ServerProtocol, int]] = {
+    "stock": HERALD_PORT,
+    "netdump2": HERALD_PORT,
+    "tftp": TFTP_PORT,
+}
 
 
 class CannotCount(Exception):
@@ -22,11 +31,11 @@ class CannotCount(Exception):
 
 
 class DumpServer(Protocol):
-    """A server of netdumps, from the bench's side."""
+    """A server of dumps, from the bench's side."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it takes HERALDs: IPv4 address and UDP port."""
+        """Where it is first spoken to: IPv4 address and UDP port."""
         ...
 
     @property

@@ -1,7 +1,8 @@
 """Kind ``command``: any program that takes netdumps, as a child in the run's namespace.
 
 All that the bench asks of it is that it stays in the foreground, takes HERALDs on UDP port 20023
-and stores dumps in a folder. So FreeBSD's netdumpd, built on Linux, is one::
+(or WRQs on port 69, where it says ``protocol = "tftp"``) and stores dumps in a folder. So FreeBSD's
+netdumpd, built on Linux, is one::
 
     [server]
     kind       = "command"
@@ -22,7 +23,9 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -35,13 +38,21 @@ from pydantic import AfterValidator, Field, StrictStr, ValidationInfo
 from bench.argv import files_in, from_folder
 from bench.errors import BadInput, MachineLacks
 from bench.kinds import NamespacePlace, ServerKind
+from bench.servers import PORTS
 from bench.servers.child import start_child
-from bench.servers.manners import Argument, Foreign, filled, hosts_of, names_the_folder
+from bench.servers.manners import (
+    Argument,
+    Foreign,
+    filled,
+    hosts_of,
+    names_the_folder,
+    transport_of,
+)
 from bench.servers.nameservice import NameService
 from bench.servers.native import START_TIMEOUT_S, STOP_TIMEOUT_S, NativeServer
 from bench.servers.ports import LOOK_S, bound, is_bound
 from bench.servers.processes import living, open_in
-from bench.wire.namespace import PORT, Namespace
+from bench.wire.namespace import Namespace
 
 _NET: Final = Path("/proc/thread-self/net")
 #: Exit status of a child that can't become the one that it was to be (as a shell's "can't run").
@@ -95,15 +106,26 @@ class CommandServer(NativeServer):
         *,
         bind: str = "198.18.0.1",
         hosts: Mapping[str, str] | None = None,
+        owner: str | None = None,
+        seen_at: Path | None = None,
+        max_file: int | None = None,
     ) -> None:
-        """``log`` gets what it prints. ``hosts``: addresses of the run and their names."""
+        """``log`` gets what it prints. ``hosts``: addresses of the run and their names. ``owner``
+        has the folder, where the program itself becomes another user; ``seen_at``: where it sees
+        it, which may be closed to that user where it is. ``max_file``: the longest that it can
+        make a file, as if its disk were full.
+        """
         dumpdir = dumpdir.absolute()
-        command = filled(wanted.argv, bind, str(dumpdir))
-        super().__init__(namespace, dumpdir, log, (bind, PORT), command)
+        port = PORTS[wanted.protocol]
+        command = filled(wanted.argv, bind, str(seen_at or dumpdir), port)
+        super().__init__(namespace, dumpdir, log, (bind, port), command)
         self.protocol = wanted.protocol
         self.names = wanted.names
         self._wanted = wanted
         self._hosts = dict(hosts or {})
+        self._owner = wanted.user or owner
+        self._binds = {} if seen_at is None else {dumpdir: seen_at}
+        self._max_file = max_file
 
     def start(self) -> None:
         if self.running:
@@ -115,17 +137,18 @@ class CommandServer(NativeServer):
                 " end the program that has it)"
             )
         self.dumpdir.mkdir(parents=True, exist_ok=True)
-        if self._wanted.user is not None:
-            account = pwd.getpwnam(self._wanted.user)
+        if self._owner is not None:
+            account = pwd.getpwnam(self._owner)
             os.chown(self.dumpdir, account.pw_uid, account.pw_gid)
         super().start()
 
     def _spawn(self, log: int) -> subprocess.Popen[bytes]:
-        service = NameService(self.log.parent / "etc", self._hosts)
+        service = NameService(self.log.parent / "etc", self._hosts, self._binds)
         become = _Becoming(self._wanted.user, self.dumpdir)
 
         def before() -> None:
             service.enter()
+            _limit(self._max_file)
             become()
 
         try:
@@ -146,6 +169,8 @@ class CommandServer(NativeServer):
             service.entered()
             note = f"The server has no name service: {service.lacks}."
             self.notes = [note] if service.lacks else []
+        if service.lacks and self._binds:
+            raise MachineLacks(f"the server can't be shown its folder: {service.lacks}")
         if become.refused:
             child.wait(STOP_TIMEOUT_S)
             raise MachineLacks(f"the server: {become.refused}")
@@ -185,6 +210,13 @@ class CommandServer(NativeServer):
 
     def _bound(self) -> bool:
         return self._namespace.run(is_bound, _NET, *self.address)
+
+
+def _limit(max_file: int | None) -> None:
+    """In the child: let what is written beyond that fail, as on a full disk, and not kill it."""
+    if max_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # exec keeps what is ignored
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file, max_file))
 
 
 class _Becoming:
@@ -247,6 +279,7 @@ COMMAND: Final = ServerKind(
     says="any program that takes netdumps: netdumpd, or yours",
     options=CommandOptions,
     in_namespace=_command,
+    transport=transport_of,
     by_nature={"rescue": False, "strict_finish": False},
     files=lambda options: files_in(options.argv),
 )

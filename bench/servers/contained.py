@@ -20,14 +20,14 @@ from pydantic import Field, StrictStr
 from bench.heartbeat import GIVEN_UP_S
 from bench.kinds import NamespacePlace, ServerKind
 from bench.scenario.schema import Size
+from bench.servers import PORTS
 from bench.servers.container import Contained, ContainerServer
 from bench.servers.engine import can_docker, connect, remove_leftovers
 from bench.servers.holder import DUMPS, Holder
 from bench.servers.image import server_image
-from bench.servers.manners import Argument, Foreign, filled, hosts_of
+from bench.servers.manners import Argument, Foreign, filled, hosts_of, transport_of
 from bench.servers.names import OURS
 from bench.servers.ours import OurOptions
-from bench.wire.namespace import PORT
 
 #: Engines give no container less.
 _LEAST_MEMORY: Final = 6 << 20
@@ -55,7 +55,7 @@ class ImageOptions(Foreign):
 
 def _ours(place: NamespacePlace, options: ContainerOptions) -> ContainerServer:
     client, image = _engine(place)
-    words = ["--bind", place.address, "--port", str(PORT), "--dumpdir", DUMPS]
+    words = ["--bind", place.address, "--port", str(PORTS["netdump2"]), "--dumpdir", DUMPS]
     wanted = Contained(
         image=image,
         command=[*words, *options.words(place.mtu)],
@@ -70,7 +70,7 @@ def _any(place: NamespacePlace, options: ImageOptions) -> ContainerServer:
     client, ours = _engine(place)
     wanted = Contained(
         image=options.image,
-        command=filled(options.argv, place.address, DUMPS),
+        command=filled(options.argv, place.address, DUMPS, PORTS[options.protocol]),
         names=options.names,
         protocol=options.protocol,
         memory=options.memory,
@@ -118,5 +118,6 @@ IMAGE: Final = ServerKind(
     options=ImageOptions,
     probe=can_docker,
     in_namespace=_any,
+    transport=transport_of,
     by_nature={"rescue": False, "strict_finish": False},
 )

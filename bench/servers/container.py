@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bench.servers import ServerProtocol
+from bench.servers import PORTS, ServerProtocol
 from bench.servers.engine import engine_errors, labels
 from bench.servers.holder import BARE, DUMPS, Holder, remove
 from bench.servers.names import DumpNames, StoredDump
@@ -40,7 +40,6 @@ from bench.servers.ports import LOOK_S, is_bound
 from bench.servers.printed import SAID, Printed, raised
 from bench.servers.processes import open_descriptors
 from bench.servers.sparse import copy_folder
-from bench.wire.namespace import PORT
 
 _NET: Final = Path("/proc/thread-self/net")
 #: How much of what it prints the engine keeps: all but the latest goes when that is more.
@@ -78,7 +77,7 @@ class ContainerServer:
         bind: str = "198.18.0.1",
     ) -> None:
         """``log`` gets what it printed, when it is closed."""
-        self.address = (bind, PORT)
+        self.address = (bind, PORTS[wanted.protocol])
         self.holder = holder
         self.log = log
         self.names = wanted.names

@@ -1,5 +1,7 @@
 """The server of the sim tier: the real one's core and store, on a host in memory.
 
+``Simulated`` is what any server there is.
+
 Only sockets, clock and process are missing; the dumps land on the real disk. A kill drops the core
 where it stands: what it had written stays, what it only remembered is lost, as by SIGKILL.
 """
@@ -7,12 +9,15 @@ where it stands: what it had written stays, what it only remembered is lost, as 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from bench.servers import ServerProtocol
-from bench.servers.names import OURS, StoredDump
+from bench.servers.names import OURS, DumpNames, StoredDump
 from bench.servers.simhost.host import SimHost
+from bench.servers.simhost.process import Core
 from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
@@ -21,62 +26,50 @@ from server.refusals import OnEvent
 from server.store import FsyncPolicy, Store
 
 
-class InProcessServer:
-    """A ``DumpServer`` on a ``SimHost``."""
+class Simulated(ABC):
+    """A ``DumpServer`` on a ``SimHost``, whatever its core is."""
 
-    protocol: ServerProtocol = "netdump2"
-    names = OURS
+    protocol: ServerProtocol
+    names: DumpNames
     notes = ()
+    port: ClassVar[int]
+    """Where its sessions are opened."""
 
-    def __init__(
-        self,
-        host: SimHost,
-        dumpdir: Path,
-        *,
-        config: ServerConfig | None = None,
-        fsync: FsyncPolicy = "finish",
-        on_event: OnEvent | None = None,
-        disk: Callable[[Store], Store] = lambda store: store,
-    ) -> None:
-        """``disk`` wraps each dump's store: the place for a disk that is full or lies."""
-        self.address = (host.config.ip, HERALD_PORT)
+    def __init__(self, host: SimHost, dumpdir: Path) -> None:
+        self.address = (host.config.ip, self.port)
         self.dumpdir = dumpdir
-        self.core: ServerCore | None = None
-        """The living server; None between two lives."""
         self._host = host
-        self._config = config or ServerConfig()
-        self._fsync: FsyncPolicy = fsync
-        self._on_event = on_event
-        self._disk = disk
-        self._folder: DumpFolder | None = None
-        self._stores: list[Store] = []
 
     @property
-    def running(self) -> bool:
-        return self.core is not None
+    @abstractmethod
+    def running(self) -> bool: ...
+
+    @abstractmethod
+    def _bring_up(self) -> Core:
+        """A new core over the folder, which is there."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """The core ends what it does, in good order."""
+
+    @abstractmethod
+    def _drop(self) -> None:
+        """There is no core any more, and it holds no descriptor."""
 
     def start(self) -> None:
-        if self.core is not None:
+        if self.running:
             return
         self.dumpdir.mkdir(parents=True, exist_ok=True)
-        self._folder = DumpFolder(str(self.dumpdir), self._fsync)
-        self.core = ServerCore(self._config, self._open_store, self._on_event)
-        self._host.listen(self.core)
+        self._host.listen(self._bring_up(), self.port)
 
     def stop(self) -> None:
-        if self.core is not None:
-            self.core.stop()
+        if self.running:
+            self._finish()
         self.kill()
 
     def kill(self) -> None:
         self._host.hang_up()
-        self.core = None
-        for store in self._stores:
-            store.close()
-        self._stores.clear()
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        self._drop()
 
     def pause(self) -> None:
         self._host.pause()
@@ -93,7 +86,7 @@ class InProcessServer:
 
     def fd_count(self) -> int:
         """Descriptors of this process that refer to the dump folder or something in it."""
-        if self.core is None:
+        if not self.running:
             return 0
         count = 0
         for fd in os.listdir("/proc/self/fd"):
@@ -107,6 +100,57 @@ class InProcessServer:
     def trouble(self, _said: Sequence[str] = ()) -> list[str]:
         """None that is not seen where its host gets its turn: an exception of its core."""
         return []
+
+
+class InProcessServer(Simulated):
+    """Our netdump server."""
+
+    protocol: ServerProtocol = "netdump2"
+    names = OURS
+    port = HERALD_PORT
+
+    def __init__(
+        self,
+        host: SimHost,
+        dumpdir: Path,
+        *,
+        config: ServerConfig | None = None,
+        fsync: FsyncPolicy = "finish",
+        on_event: OnEvent | None = None,
+        disk: Callable[[Store], Store] = lambda store: store,
+    ) -> None:
+        """``disk`` wraps each dump's store: the place for a disk that is full or lies."""
+        super().__init__(host, dumpdir)
+        self.core: ServerCore | None = None
+        """The living server; None between two lives."""
+        self._config = config or ServerConfig()
+        self._fsync: FsyncPolicy = fsync
+        self._on_event = on_event
+        self._disk = disk
+        self._folder: DumpFolder | None = None
+        self._stores: list[Store] = []
+
+    @property
+    def running(self) -> bool:
+        return self.core is not None
+
+    def _bring_up(self) -> ServerCore:
+        self._folder = DumpFolder(str(self.dumpdir), self._fsync)
+        self.core = ServerCore(self._config, self._open_store, self._on_event)
+        return self.core
+
+    def _finish(self) -> None:
+        if self.core is not None:
+            self.core.stop()
+
+    def _drop(self) -> None:
+        self.core = None
+        for store in self._stores:
+            store.close()
+        self._stores.clear()
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
 
     def _open_store(self, client: tuple[str, int], path: str) -> Store:
         if self._folder is None:

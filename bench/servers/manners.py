@@ -12,12 +12,12 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, StrictBool, StrictStr
 
+from bench.kinds import Transport
 from bench.scenario.written import OneOrMore
 from bench.servers import ServerProtocol
 from bench.servers.names import DumpNames
 from bench.spelling import nearest
 from bench.table import Table
-from bench.wire.namespace import PORT
 from bench.wire.segment import Segment
 
 #: What an argument may name, in braces. Other braces are the server's own.
@@ -69,10 +69,14 @@ class Foreign(Table):
         return DumpNames.of_globs(self.finished, self.unfinished)
 
 
-def filled(argv: Sequence[str], address: str, dumpdir: str) -> list[str]:
+def filled(argv: Sequence[str], address: str, dumpdir: str, port: int) -> list[str]:
     """The arguments of a run."""
-    values = {"address": address, "port": str(PORT), "dumpdir": dumpdir}
+    values = {"address": address, "port": str(port), "dumpdir": dumpdir}
     return [_PLACE.sub(lambda match: values.get(match[1], match[0]), word) for word in argv]
+
+
+def transport_of(wanted: Foreign) -> Transport:
+    return "tftp" if wanted.protocol == "tftp" else "netdump"
 
 
 def names_the_folder(argv: Sequence[str]) -> bool:

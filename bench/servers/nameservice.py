@@ -25,6 +25,7 @@ from typing import Final
 _CLONE_NEWNS: Final = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 1 << 18
 _ETC: Final = Path("/etc")
+NO_BINDS: Final[Mapping[Path, Path]] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,8 +33,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class NameService:
     """Files for one child; ``enter`` is for the child, between fork and exec."""
 
-    def __init__(self, folder: Path, names: Mapping[str, str]) -> None:
-        """``folder`` is made, for the files; ``names``: address -> name."""
+    def __init__(
+        self, folder: Path, names: Mapping[str, str], binds: Mapping[Path, Path] = NO_BINDS
+    ) -> None:
+        """``folder`` is made, for the files; ``names``: address -> name. ``binds``: folder -> where
+        the child is to see it, too."""
         folder.mkdir(parents=True, exist_ok=True)
         hosts = {"127.0.0.1": "localhost", **names}
         texts = {
@@ -48,6 +52,7 @@ class NameService:
             # What this machine has not, its C library does without.
             if (_ETC / name).exists():
                 self._mounts.append((bytes(folder / name), bytes(_ETC / name)))
+        self._mounts += [(bytes(source), bytes(target)) for source, target in binds.items()]
         self.lacks = "" if (_ETC / "hosts").exists() else "this machine has no /etc/hosts"
         """Why the child has no name service; empty where it has."""
         self._told, self._tell = os.pipe()

@@ -70,7 +70,8 @@ class CommandStory:
         self._command = command
         self._memory = np.empty(0, np.uint8)
         self._file: Path = (stage.folder / "memory").absolute()
-        self._sent = SentBytes(stage.folder)
+        server = stage.server
+        self._sent = SentBytes(stage.folder, "stock" if server is None else server.protocol)
         self._unheard = 0
 
     # -- before ------------------------------------------------------------------------------
@@ -179,6 +180,7 @@ class CommandStory:
         stage.far_end(stage.clock.now_ns())
         got = stage.wire.receive()
         if len(got):
+            self._sent.heard(got)
             try:
                 wire.send(got)
             except InterfaceDown:  # it is root of its network, and may do that
@@ -215,7 +217,7 @@ class CommandStory:
         if sent.not_kept:
             beyond = f"{sent.not_kept:,} messages were more than the witness keeps"
             told.unseen = {**told.unseen, "bytes-equal": beyond, "ack-means-kept": beyond}
-        if not sent.header and sent.messages:
+        if sent.has_headers and not sent.header and sent.messages:
             told.notes.append("It sent no kernel dump header.")
         if self._unheard:
             told.notes.append(

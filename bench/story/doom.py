@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from bench.wire.contracts import Wire
-from bench.wire.kinds import CODE, classify
+from bench.wire.kinds import DATA, classify
 from nic_models.frames import Frames
 
 
@@ -27,7 +27,7 @@ class Doom:
     def send(self, frames: Frames) -> None:
         if not self._left:
             return  # whoever still speaks is dead
-        is_data = classify(frames) == CODE["vmcore"]
+        is_data = np.isin(classify(frames), DATA)
         passed = int(np.count_nonzero(is_data))
         if passed < self._left:
             self._left -= passed

@@ -33,6 +33,7 @@ from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
 from bench.servers.simhost.config import HostConfig
 from bench.servers.simhost.host import SimHost
+from bench.story.outage import Outage
 from bench.tiers import ROWS, Row
 from bench.wire.actions import SETTINGS
 from bench.wire.answering import AnswersArp
@@ -281,7 +282,11 @@ def _stage(
         for fault in case.wire.fault
     ]
     tricks = [Trick(bystander.sends, bystander.every) for bystander in case.wire.bystander]
-    faults = Faults(bare_wire, rules, seed=seed, clock=clock, observer=observer)
+    far_wire = bare_wire
+    wanted = case.server
+    if server is not None and wanted.lost_after is not None:
+        far_wire = Outage(bare_wire, server, clock, wanted.lost_after, wanted.back_ms)
+    faults = Faults(far_wire, rules, seed=seed, clock=clock, observer=observer)
     bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
     server_ip, gateway_ip = _addresses(case)
     return Stage(

@@ -40,7 +40,7 @@ from netdump.client import DumpClient, DumpRequest, Report
 from netdump.contracts import Event
 from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
-from netdump.link import LinkConfig
+from netdump.udplink import LinkConfig
 from nic_models.contracts import Driver, Silicon
 from nic_models.family import NicFamily
 
@@ -215,7 +215,9 @@ class Story(ABC):
         image = self.client.image
         parts = [np.frombuffer(image.header, np.uint8)]
         parts += [truth.read(s.physical, s.physical + s.length) for s in image.segments]
-        return Image(parts)
+        header = np.frombuffer(self._header().pack(), np.uint8)
+        where = self._case.client_part.kind.kernel_header
+        return Image([header] * (where == "first") + parts + [header] * (where == "last"))
 
     def dump(self, struck: str) -> Told:
         case, stage, machine = self._case, self._stage, self.machine

@@ -1,10 +1,13 @@
-"""What a frame is to a dying kernel, for a whole batch at once: netdump's, or netconsole's.
+"""What a frame is to a dying kernel, for a whole batch at once: netdump's, netconsole's, TFTP's.
 
 The client always speaks from UDP port 20024 and is always spoken to there (FreeBSD
 sys/netinet/netdump/netdump.h), whatever port the server's side uses; so the two port fields tell
 the direction, and a client's message carries its type in the first word of its payload. IPv4
 options and fragments never occur in the protocol and count as other. A client with a kernel's stack
 may make them all the same: ``are_pieces`` notices.
+
+TFTP has no port but the server's 69, where a WRQ goes: what follows is between two ports that the
+ends draw (RFC 1350, 4). So it is told by opcode and size, between ports that may be drawn.
 """
 
 from __future__ import annotations
@@ -22,13 +25,17 @@ from nic_models.frames import Frames
 KINDS: Final = (
     *("other", "arp", "herald", "finished", "vmcore", "kdh", "key", "ack"),
     "netconsole",
+    *("wrq", "data", "oack", "error"),
 )
 CODE: Final = {name: code for code, name in enumerate(KINDS)}
 #: Kinds that travel one way only.
 ONLY: Final[dict[str, Direction]] = {
     **dict.fromkeys(("herald", "finished", "vmcore", "kdh", "key", "netconsole"), "to-server"),
-    "ack": "to-client",
+    **dict.fromkeys(("wrq", "data"), "to-server"),
+    **dict.fromkeys(("ack", "oack"), "to-client"),
 }
+#: Codes of the kinds that carry the dump.
+DATA: Final = (CODE["vmcore"], CODE["data"])
 
 #: Message type on the wire -> kind; what lies beyond the last type is other.
 _BEYOND: Final = max(MessageType) + 1
@@ -43,8 +50,22 @@ _BY_TYPE[MessageType.EKCD_KEY] = CODE["key"]
 #: (Documentation/networking/netconsole.rst).
 NETCONSOLE_PORTS: Final = (6665, 6666)
 
+#: Where a TFTP server is first spoken to.
+TFTP_PORT: Final = 69
+#: Ports below are never drawn for a transfer.
+_FIRST_DRAWN: Final = 1024
+#: TFTP's opcode -> kind, and the least and the most that such a UDP datagram is long (RFC 1350, 5;
+#: RFC 2347). A WRQ is told by its port, too.
+_TFTP: Final = {
+    3: (CODE["data"], 12, 0xFFFF),
+    4: (CODE["ack"], 12, 12),
+    5: (CODE["error"], 12, 0xFFFF),
+    6: (CODE["oack"], 10, 0xFFFF),
+}
+_WRQ: Final = 2
+
 _WORDS: Final = 23  # big-endian 16-bit words up to the end of the message type, byte 46
-_ETHERTYPE, _UDP_SOURCE, _UDP_DESTINATION, _TYPE_LOW = 6, 17, 18, 22
+_ETHERTYPE, _UDP_SOURCE, _UDP_DESTINATION, _UDP_LENGTH, _OPCODE, _TYPE_LOW = 6, 17, 18, 19, 21, 22
 #: Word -> (the bits that matter, what they are): IPv4 without options, no fragment, UDP.
 _UDP: Final = {6: (0xFFFF, 0x0800), 7: (0xFF00, 0x4500), 10: (0x3FFF, 0), 11: (0xFF, 17)}
 _MESSAGE: Final = _UDP | {17: (0xFFFF, CLIENT_PORT), 21: (0xFFFF, 0)}
@@ -82,6 +103,21 @@ def classify(frames: Frames) -> NDArray[np.uint8]:
     to_console = (words[:, _UDP_SOURCE] == source) & (words[:, _UDP_DESTINATION] == destination)
     kinds[udp & to_console] = CODE["netconsole"]
     kinds[(words[:, _ETHERTYPE] == 0x0806) & (frames.lengths >= _ARP_SIZE)] = CODE["arp"]
+    rest = udp & (kinds == CODE["other"]) & (frames.lengths >= _MESSAGE_SIZE)
+    if rest.any():
+        kinds[rest] = _tftp(words[rest])
+    return kinds
+
+
+def _tftp(words: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """What UDP datagrams would be as TFTP, uint8 (n,)."""
+    kinds = np.zeros(len(words), np.uint8)
+    opcode, length = words[:, _OPCODE], words[:, _UDP_LENGTH]
+    ports = words[:, [_UDP_SOURCE, _UDP_DESTINATION]]
+    drawn = ((ports >= _FIRST_DRAWN) | (ports == TFTP_PORT)).all(axis=1)
+    for code, (kind, least, most) in _TFTP.items():
+        kinds[drawn & (opcode == code) & (length >= least) & (length <= most)] = kind
+    kinds[(opcode == _WRQ) & (words[:, _UDP_DESTINATION] == TFTP_PORT)] = CODE["wrq"]
     return kinds
 
 

@@ -103,7 +103,7 @@ def _times(count: int) -> str:
 
 
 def call_site() -> str:
-    """``netdump/link.py:182 _transmit``: the nearest caller outside guest/."""
+    """``netdump/udplink.py:204 _transmit``: the nearest caller outside guest/."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
@@ -111,5 +111,5 @@ def call_site() -> str:
 
 
 def place(file: str, line: int, name: str) -> str:
-    """``netdump/link.py:182 _transmit``; a file that is not ours keeps its whole path."""
+    """``netdump/udplink.py:204 _transmit``; a file that is not ours keeps its whole path."""
     return f"{file.removeprefix(_ROOT + os.sep)}:{line} {name}"

@@ -21,6 +21,7 @@ from bench.servers.simhost.process import Core, SimProcess
 from bench.servers.simhost.sockets import Datagrams, PlainSocket, Ports
 from bench.servers.simhost.stack import Stack
 from bench.wire.contracts import Wire
+from netdump.messages import HERALD_PORT
 
 
 class SimHost:
@@ -51,9 +52,9 @@ class SimHost:
 
     # --- the server's life ------------------------------------------------------------------------
 
-    def listen(self, core: Core) -> None:
-        """A server starts: it owns the herald port."""
-        self._server.listen(core)
+    def listen(self, core: Core, port: int = HERALD_PORT) -> None:
+        """A server starts: it owns the port where sessions are opened."""
+        self._server.listen(core, port)
 
     def hang_up(self) -> None:
         """The server is gone, and its sockets with all that was in them."""

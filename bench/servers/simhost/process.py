@@ -30,7 +30,7 @@ TICK_NS: Final = 1_000_000_000
 
 
 class HeraldReply(Protocol):
-    """The server's answer to a HERALD."""
+    """The server's answer to what opens a session: a HERALD, a write request."""
 
     @property
     def session_id(self) -> int: ...
@@ -43,7 +43,9 @@ class HeraldReply(Protocol):
 
 
 class Core(Protocol):
-    """The server, without sockets and clock: ``server.core.ServerCore``. Times in seconds."""
+    """The server, without sockets and clock: ``server.core.ServerCore``, or TFTP's. Times in
+    seconds. ``receive`` gives its answers, uint8 (n, octets).
+    """
 
     def herald(
         self, client: tuple[str, int], datagram: bytes, now: float
@@ -76,11 +78,11 @@ class SimProcess:
 
     # --- its life ---------------------------------------------------------------------------------
 
-    def listen(self, core: Core) -> None:
-        """A server starts: it owns the herald port."""
+    def listen(self, core: Core, port: int = HERALD_PORT) -> None:
+        """A server starts: it owns the port where sessions are opened."""
         self.hang_up()
         self._core = core
-        self._ports.server[HERALD_PORT] = ServerSocket(None, None)
+        self._ports.server[port] = ServerSocket(None, None)
 
     def hang_up(self) -> None:
         """The server is gone, and its sockets with all that was in them."""
