@@ -35,6 +35,7 @@ from bench.spelling import nearest
 from bench.tiers import first_choice, missing_packages
 from bench.verdict import to_text
 from server import cli as server_cli
+from server.verify import verify
 
 # --- run and replay -------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ def _restart_as_namespace_root(words: list[str]) -> None:
         os.execvp(command[0], command)
 
 
-# --- needs, list, parts, schema, doctor and serve -------------------------------------------------
+# --- needs, list, parts, schema, doctor, serve and verify -----------------------------------------
 
 
 def _needs(arguments: argparse.Namespace, _words: list[str]) -> int:
@@ -254,6 +255,16 @@ def _serve(arguments: argparse.Namespace, _words: list[str]) -> int:
     return server_cli.run(arguments)
 
 
+def _verify(arguments: argparse.Namespace, _words: list[str]) -> int:
+    status, line = verify(arguments.dump, arguments.manifest)
+    with printing():
+        if arguments.json:
+            sys.stdout.write(to_text({"status": status, "says": line}))
+        else:
+            print(line)
+    return status
+
+
 #: What plays a command: its arguments and the words of the command line in, the exit status out.
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace, list[str]], int]]] = {
     "run": _run,
@@ -265,4 +276,5 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace, list[str]], int]]] = {
     "replay": _replay,
     "schema": _schema,
     "serve": _serve,
+    "verify": _verify,
 }

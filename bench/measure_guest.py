@@ -54,7 +54,7 @@ from netdump.link import DebugnetLink
 from netdump.messages import HERALD_PORT, MessageType
 from netdump.profiles import PROFILES
 from netdump.udplink import LinkConfig
-from netdump.window import FRAGMENT, fragment, join
+from netdump.window import FRAGMENT, fragment
 from nic_models.contracts import Driver
 from nic_models.frames import Frames
 
@@ -286,7 +286,7 @@ def _swallow(rig: _Rig) -> tuple[int, int]:
     waiting = np.empty(0, FRAGMENT)
     for piece in rig.client.image.pieces(DumperInfo(unlimited=True)):
         cut = fragment(piece.offset, piece.address, piece.length, link.payload_size)
-        waiting = join([waiting, cut])
+        waiting = np.concatenate([waiting, cut])
         while len(waiting) >= SINK_BATCH:
             waiting = waiting[link.send(MessageType.VMCORE, waiting[:SINK_BATCH]) :]
     while len(waiting):

@@ -115,6 +115,10 @@ def parser() -> Parser:
 
     serve = commands.add_parser("serve", help="the dump server by itself, for a real network")
     server_cli.add_arguments(serve)
+
+    verify = commands.add_parser("verify", help="is a stored dump still what its manifest says?")
+    server_cli.add_verify_arguments(verify)
+    verify.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return whole
 
 

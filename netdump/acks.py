@@ -45,12 +45,16 @@ class AckReader:
         """Acks believed although they were addressed to another MAC than ``mac``."""
         self.selective = 0
         """Selective acks believed."""
+        self.offer = profile.offer
+        """The bits that the HERALD offers (``offer.py``)."""
+        self.taken = 0
+        """Those that the server took, once it has said so. It says so in each ack."""
         self._careful = profile.ack_port_is_checked
         self._mac = np.frombuffer(mac, np.uint8)
         self._herald_seqno = herald_seqno
         self._refuse = refuse
         self._learned_port = learned_port
-        self._scoreboard = Scoreboard(herald_seqno) if profile.selective_acks else None
+        self._scoreboard = Scoreboard(herald_seqno) if self.offer else None
 
     def sent(self, seqnos: NDArray[np.int64]) -> None:
         """Messages that went out, in order, perhaps not for the first time."""
@@ -88,7 +92,11 @@ class AckReader:
             self._refuse("ack-port", 1)
             return None
         try:
-            seqnos = self._scoreboard.read(parse_sack(payload))
+            sack = parse_sack(payload)
+            if sack.taken & ~self.offer or self.taken not in (0, sack.taken):
+                self._refuse("ack-taken", 1)
+                return None
+            seqnos = self._scoreboard.read(sack)
         except MalformedMessage as error:
             self._refuse("not-an-ack" if error.reason == "bad-ack" else error.reason, 1)
             return None
@@ -97,6 +105,7 @@ class AckReader:
                 self._refuse("ack-before-herald", 1)
                 return None
             self._learn(port)
+            self.taken = sack.taken
         self.selective += 1
         return seqnos
 

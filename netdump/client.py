@@ -29,12 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
+from netdump.digest import Hasher
 from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
 from netdump.errors import SendFailed
 from netdump.flight import memory_for
 from netdump.kdh import KernelDumpHeader
 from netdump.link import DebugnetLink
 from netdump.messages import MessageType
+from netdump.offer import DIGEST
 from netdump.profiles import Profile
 from netdump.sliding import SlidingWindow
 from netdump.udplink import LinkConfig, LinkStats, Tell
@@ -181,6 +183,7 @@ class _Session:
         if profile.window == "sliding":
             memory = client._window_memory
             self._window = SlidingWindow(link, profile, memory, first_seqno + 1)
+        self._hasher = Hasher()
         self._info = DumperInfo(
             unlimited=not profile.unlimited_is_size_zero,
             size_zero_is_unlimited=profile.unlimited_is_size_zero,
@@ -222,9 +225,16 @@ class _Session:
     def _slide(self, window: SlidingWindow) -> None:
         """Straight from memory: nothing that is dumped changes while it is in flight."""
         size = self._link.payload_size
-        pieces = self._client.image.pieces(self._info)
-        tables = (fragment(p.offset, p.address, p.length, size) for p in pieces)
+        tables = (fragment(p.offset, p.address, p.length, size) for p in self._pieces())
         window.send(MessageType.VMCORE, tables)
+
+    def _pieces(self) -> Iterator[Piece]:
+        """What is dumped, in order; digested, if the server wants that, before it is sent."""
+        digests = bool(self._link.taken & DIGEST)
+        for piece in self._client.image.pieces(self._info):
+            if digests:
+                self._hasher.update(_bytes_of(self._memory.buffer, piece).data)
+            yield piece
 
     def _flush_by_flush(self) -> None:
         """netdump_dumper: pieces gather in the 64 KiB buffer, which goes out when it is full."""
@@ -234,7 +244,7 @@ class _Session:
     def _buffered(self) -> Iterator[tuple[int, int]]:
         start = fill = 0
         memory = self._memory.buffer
-        for piece in self._client.image.pieces(self._info):
+        for piece in self._pieces():
             if fill and (fill + piece.length > MAX_IO_SIZE or start + fill != piece.offset):
                 yield start, fill
                 fill = 0
@@ -253,7 +263,8 @@ class _Session:
         self._send(MessageType.KDH, 0, self._header())
 
     def finish(self) -> None:
-        self._send(MessageType.FINISHED, 0, b"")
+        digest = self._hasher.digest().pack() if self._link.taken & DIGEST else b""
+        self._send(MessageType.FINISHED, 0, digest)
 
     ACTIONS: Final[dict[Step, Callable[[_Session], None]]] = {
         Step.RESOLVE: resolve,

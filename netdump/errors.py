@@ -83,6 +83,12 @@ class UnknownType(MalformedMessage):
     reason = "unknown-type"
 
 
+class BadCrc(MalformedMessage):
+    """The CRC32C in a message's header is not that of its octets."""
+
+    reason = "crc"
+
+
 class BadHeraldPath(MalformedMessage):
     """A HERALD whose payload is no safe relative directory path."""
 

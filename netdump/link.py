@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump import crc
 from netdump.acks import NO_ACKS, AckReader
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
 from netdump.messages import (
@@ -21,8 +22,8 @@ from netdump.messages import (
     MessageType,
     pack_headers,
 )
+from netdump.offer import CRC32C, MARK
 from netdump.profiles import Profile
-from netdump.sack import OFFER
 from netdump.udplink import IP_UDP_SIZE, Tell, UdpLink
 from netdump.udplink import LinkConfig as LinkConfig
 
@@ -43,13 +44,17 @@ class DebugnetLink(UdpLink):
     ) -> None:
         """``herald_seqno``: that of the first message, whose ack tells the server's port."""
         super().__init__(profile, config, CLIENT_PORT, nic, memory, mbufs, delay_us, tell)
-        self._offers = profile.selective_acks
         self._herald_port = HERALD_PORT if config.server_port is None else config.server_port
         self._acks = AckReader(profile, self._mac, herald_seqno, self.refuse, self._tell_port)
 
     @property
     def payload_size(self) -> int:
         return self.mtu - IP_UDP_SIZE - HEADER_SIZE
+
+    @property
+    def taken(self) -> int:
+        """What the server took of the offer (``offer.py``); 0 before it has answered."""
+        return self._acks.taken
 
     def send(self, kind: MessageType, fragments: NDArray[np.void]) -> int:
         """Queue one message a fragment (dtype ``window.FRAGMENT``); how many the NIC took."""
@@ -58,10 +63,11 @@ class DebugnetLink(UdpLink):
         # Structured fields are strided views: the checksum and the driver want plain arrays.
         addresses = np.ascontiguousarray(fragments["address"])
         lengths = np.ascontiguousarray(fragments["length"])
-        offers = kind is MessageType.HERALD and self._offers
-        app = pack_headers(
-            kind, fragments["seqno"], fragments["offset"], lengths, OFFER if offers else 0
-        )
+        offer = self._acks.offer if kind is MessageType.HERALD else 0
+        word = offer and MARK | offer
+        app = pack_headers(kind, fragments["seqno"], fragments["offset"], lengths, word)
+        if self.taken & CRC32C and not offer:
+            crc.put(app, self._buffer, addresses, lengths)
         port = self._acks.server_port or self._herald_port
         taken = self.send_udp(port, app, addresses, lengths)
         self._acks.sent(fragments["seqno"][:taken])

@@ -7,10 +7,11 @@ Client to server, all integers big-endian, no holes (FreeBSD sys/net/debugnet.h,
      | type | seqno |    offset    | length | aux2 | payload ...
 
 * ``offset`` is the place of the payload in the file of that type (the vmcore, the key).
-* ``length`` counts the payload alone. With UDP's own length it is the only check there is: the
-  header has no magic, no version, no session and no checksum.
-* ``aux2`` is 0 for netdump; NetGDB, the other user of debugnet, puts its version there, and our
-  client an offer (``sack.py``).
+* ``length`` counts the payload alone. With UDP's own length it is the only check there is in the
+  stock protocol: the header has no magic, no version, no session and no checksum.
+* ``aux2`` is 0 for netdump; NetGDB, the other user of debugnet, puts its version there. In our
+  client's HERALD it is an offer (``offer.py``), in its other messages a checksum (``crc.py``), if
+  the server took that.
 
 Server to client: the seqno that it accepted, as one u32. No type, no error, no window.
 
@@ -35,6 +36,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from netdump.errors import (
     BadAck,
+    BadCrc,
     BadHeraldPath,
     LengthMismatch,
     LocalError,
@@ -73,9 +75,17 @@ _ACK = struct.Struct(">I")
 
 _FIRST_TYPE, _LAST_TYPE = min(MessageType), max(MessageType)
 
-#: What the numbers in ``Block.reasons`` mean. The order is the order of the tests.
-REASONS = ("good", TooLong.reason, Runt.reason, LengthMismatch.reason, UnknownType.reason)
-_GOOD, _LONG, _RUNT, _LENGTH, _TYPE = range(len(REASONS))
+#: What the numbers in ``Block.reasons`` mean. The order is the order of the tests; the last is
+#: ``crc.py``'s.
+REASONS = (
+    "good",
+    TooLong.reason,
+    Runt.reason,
+    LengthMismatch.reason,
+    UnknownType.reason,
+    BadCrc.reason,
+)
+_GOOD, _LONG, _RUNT, _LENGTH, _TYPE, _CRC = range(len(REASONS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from netdump.arp import HARDWARE_ETHERNET, HARDWARE_LAX
 from netdump.inet import Checks
+from netdump.offer import CRC32C, DIGEST, SELECTIVE_ACKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Profile:
     """Acks must come from the port that acknowledged the HERALD, and only that ack fixes it."""
     selective_acks: bool
     """The HERALD offers them (``sack.py``); a server that does not know them changes nothing."""
+    message_crc: bool
+    """It offers a CRC32C of each message (``crc.py``), too. Needs selective acks."""
+    dump_digest: bool
+    """It offers a digest of the dump in FINISHED (``digest.py``), too. Needs selective acks."""
 
     # -- waiting -----------------------------------------------------------------------------
     polls: int
@@ -69,6 +74,13 @@ class Profile:
     reports_unfinished: bool
     """A FINISHED that nobody acknowledged reaches the caller as an error."""
 
+    @property
+    def offer(self) -> int:
+        """The bits of what its HERALD offers; 0: it offers nothing, as stock clients."""
+        if not self.selective_acks:
+            return 0
+        return SELECTIVE_ACKS | CRC32C * self.message_crc | DIGEST * self.dump_digest
+
 
 _FREEBSD_14: Final = Profile(
     name="freebsd-14",
@@ -80,6 +92,8 @@ _FREEBSD_14: Final = Profile(
     ttl=255,
     ack_port_is_checked=False,
     selective_acks=False,
+    message_crc=False,
+    dump_digest=False,
     polls=2000,
     retries=10,
     poll_delay_us=500,
@@ -119,6 +133,8 @@ _NETDUMP2: Final = replace(
     checks=Checks(),
     ack_port_is_checked=True,
     selective_acks=True,
+    message_crc=True,
+    dump_digest=True,
     arp_retries=15,  # 3 s, as stock: a NIC just taken over, or its switch, may be deaf that long
     polls=200,
     retries=50,

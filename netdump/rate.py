@@ -14,11 +14,13 @@ to get out over whatever wire there is, so here three things are measured, each 
 and the window follows them, once a round:
 
     phase      what was measured                              the window
+    any        loss that may be the wire's own                halves for a round, and doubles again
     any        more than the wire's own loss and ``EXCESS``   what of it was delivered; steady
-    growing    more than ``QUEUE`` frames in queues           less those beyond it; steady
+    growing    more than ``QUEUE`` frames in queues now       less those beyond it; steady
     growing    the sender waited for acks                     grows by what is delivered: doubles
-    steady     more than twice ``QUEUE`` frames in queues     less the half of those beyond
-    steady     less than ``QUEUE``, and the sender waited     a little more; each time twice as much
+    steady     more than ``QUEUE`` frames in queues           less the half of those beyond
+    steady     fewer, and the sender waited                   a little more; far below ``QUEUE``
+                                                              each time twice as much
     any        else                                           stays
 
 Rules:
@@ -28,11 +30,11 @@ Rules:
 2. Loss that does not come with the window is the wire's own. Where it is taken for that, and is
    more than ``EXCESS``, the window is halved for a round, to see; and again after ``ROUNDS``.
 3. Loss *that came with the window* is a full queue, in a switch or in the server's socket. The
-   window becomes what got through, so about ``EXCESS`` is sent in vain at the most; for the noise
-   of a round's sample some standard deviations are allowed.
-4. Who shares a line keeps ``QUEUE`` to twice as many frames in its queue, whatever its rate. Who
-   has more gives way, so two become equal (Brakmo, Peterson: TCP Vegas, 1995), and a TCP beside
-   them, which fills the queue, gets what it fills.
+   window becomes nearly what got through. Then it grows again, so in the long run some 6 to 19 %
+   is sent in vain over a short queue: a window's sample is judged with the noise that it has.
+4. Who shares a line keeps ``QUEUE`` frames in its queue, whatever its rate. Who has more gives way,
+   so all become equal (Brakmo, Peterson: TCP Vegas, 1995). A queue that is shorter than that for
+   each overflows, and is shared by rule 3, less evenly.
 5. A sender that does not wait is not held up by its window, and a larger one brings it nothing
    (RFC 7661): so a server as fast as the client is never flooded, though neither reads a clock.
 
@@ -50,8 +52,8 @@ from netdump.window import MAX_IN_FLIGHT
 
 #: The window at first, and the least. A stock client sends as many at once.
 FLOOR: Final = MAX_IN_FLIGHT
-#: Frames that may stand in queues: 6 ms of a gigabit.
-QUEUE: Final = 512
+#: Frames that are to stand in queues: 2.3 ms of a gigabit.
+QUEUE: Final = 192
 #: Loss beyond the wire's own that is no sign of a full queue.
 EXCESS: Final = 0.05
 #: Frames whose loss can be measured; a round of fewer is judged with the next.
@@ -74,7 +76,9 @@ class Rate:
         self._waited = False
         self._round_ends = 0
         self._delivered = self._lost = 0  # in this round
-        self._at_most = [1.0] * ROUNDS  # what the wire loses, by each round, in a ring
+        # What the wire loses, by each round, in a ring; and what it loses at most.
+        self._losses = [1.0] * ROUNDS
+        self._at_most = [1.0] * ROUNDS
         self._round = 0
         self._sum = self._samples = 0  # of round trips, in this round
         self._old_news = False
@@ -105,8 +109,9 @@ class Rate:
         """
         self._delivered += news
         self._lost += lost
-        if self.window < self._goal:
-            self.window = min(self._goal, self.window + news)
+        if self._goal:
+            self._set(min(self._goal, self.window + news))
+            self._goal = self._goal if self.window < self._goal else 0
         elif self.growing and self._waited and not self._before:
             self.window = min(self._most, self.window + news)
         if round_trip is not None:
@@ -115,10 +120,12 @@ class Rate:
             self._samples += 1
             if not self.shortest or ticks < self.shortest:
                 self.shortest = ticks
-            # A window that doubles is far beyond a queue when its round is over.
+            # A window that doubles is far beyond a queue when its round is over. It makes bursts,
+            # so a sixteenth of a large one may queue for a moment.
             queued = self.window * (1 - self.shortest / ticks)
-            if self.growing and queued > QUEUE:
-                self._set(self.window - queued + QUEUE)
+            enough = max(QUEUE, self.window >> 4)
+            if self.growing and queued > enough:
+                self._set(self.window - queued + enough)
                 self._settle()
         if arrived >= self._round_ends:
             self._end_round()
@@ -139,12 +146,13 @@ class Rate:
             self.mean = -(-self._sum // self._samples)
             self._sum = self._samples = 0
             queued = self.window * (1 - self.shortest / mean)
-        if self._too_much_is_lost() or self.growing or self.window < self._goal:
+        if self._too_much_is_lost() or self.growing or self._goal:
             return
-        if queued > 2 * QUEUE:
-            self._set(self.window - (queued - 2 * QUEUE) / 2)
-        elif queued < QUEUE and waited:
-            self._step = min(2 * self._step, self.window >> 3) or STEP
+        if queued > QUEUE:
+            self._set(self.window - (queued - QUEUE) / 2)
+        elif waited:
+            near = queued > QUEUE / 2
+            self._step = STEP if near else min(2 * self._step, self.window >> 3) or STEP
             self._set(self.window + self._step)
 
     def _too_much_is_lost(self) -> bool:
@@ -153,38 +161,49 @@ class Rate:
         """
         judged = self._delivered + self._lost
         if judged < ENOUGH:
-            return bool(self._before)
+            return self._before > 0
         loss = self._lost / judged
         self._delivered = self._lost = 0
         if self._old_news:  # lost from the window that was: it is less already
             self._old_news = False
             return True
         noise = sqrt(loss * (1 - loss) / judged)
-        # At most: of a sample without any loss the rule of three says so.
+        self._losses[self._round % ROUNDS] = loss
+        # Of a sample without any loss the rule of three says how much there may be.
         self._at_most[self._round % ROUNDS] = loss + 2 * noise + 3 / judged
         self._round += 1
         own = min(1.0, *self._at_most)
-        now, before = self.window, self._before
-        if before:  # the look is over
-            self._before = 0
-            self._look_at = self._round + ROUNDS
-            loss, noise = self._loss_before, 0.0
-        too_much = loss - noise > own + EXCESS
-        if too_much:
-            self._set((before or now) * (1 - loss) / (1 - own))
+        surely = loss - noise
+        if self._before:
+            self._end_look(own)
+        elif surely > own + EXCESS:
+            self._set(self._delivered_of(self.window, loss))
             self._look_at = self._round + ROUNDS // 4
             self._settle()
-        elif before:
-            self._set(before)
-        elif loss - noise > EXCESS and self._round >= self._look_at:
-            self._before, self._loss_before = now, loss - noise
-            self._set(now / 2)
+        elif surely > EXCESS and self._round >= self._look_at and self.window > self._least:
+            self._before, self._loss_before = self.window, surely
+            self._set(self.window / 2)
             self._old_news = True
-            return True
-        if self.window > now:  # not in one burst
-            self._goal, self.window = self.window, now
+        else:
+            return False
+        return True
+
+    def _end_look(self, own: float) -> None:
+        """Back to the window before it, or to what of that was delivered; not in one burst."""
+        goal, loss = self._before, self._loss_before
+        self._before = 0
+        self._look_at = self._round + ROUNDS
+        if loss > own + EXCESS:
+            goal = int(self._delivered_of(goal, loss))
+            self._settle()
             self._old_news = False
-        return too_much or bool(before)
+        self._goal = goal
+
+    def _delivered_of(self, window: int, loss: float) -> float:
+        """What got through of it, were it not for the wire's own loss; and ``EXCESS`` less, so that
+        what the queue loses is not taken for the wire's, round after round.
+        """
+        return (1 - EXCESS) * window * (1 - loss) / (1 - min(loss, *self._losses))
 
     def _settle(self) -> None:
         """The window was made less: what is lost of the larger one comes to light in this round."""

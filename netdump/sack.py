@@ -1,18 +1,17 @@
-"""Selective acks: one datagram that acknowledges many messages. The one thing we add to the wire.
+"""Selective acks: one datagram that acknowledges many messages.
 
 A stock server acknowledges every message by a datagram of its own. Those are half of all frames,
 and each is made, carried, filtered, validated and looked up to say what its neighbours say. Here is
 a form that says it for all of them.
 
-*The offer.* The word ``aux2`` of a HERALD, which stock clients send as 0 and stock servers do not
-read, is ``OFFER``. A server that knows it answers the HERALD, and all that follows, by selective
-acks; any other answers as ever. The client understands both forms at any time, so there is no
-agreement that the two sides could remember differently, and nothing to fall back from.
+*The offer* is made in the HERALD (``offer.py``). A server that knows it answers the HERALD, and all
+that follows, by selective acks; any other answers as ever. The client understands both forms at any
+time.
 
-*The ack.* Big-endian u32 words::
+*The ack.* Big-endian u32 words; the first is ``offer.MARK`` and what the server took::
 
     0       4      8       12    16
-    | OFFER | next | first | end | first | end ...
+    | taken | next | first | end | first | end ...
 
 Every message from the HERALD up to ``next`` is kept, and from each ``first`` up to its ``end``;
 none of these ends is included. Ranges ascend, touch neither each other nor ``next``, and are at
@@ -43,9 +42,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.errors import AckOfUnsent, BadAck, LocalError
+from netdump.offer import MARK, SELECTIVE_ACKS, bits_of
 
-#: "ND2", and the version of what is offered.
-OFFER: Final = 0x4E44_3201
+#: A HERALD that offers selective acks alone.
+OFFER: Final = MARK | SELECTIVE_ACKS
 #: Ranges of one ack: those of 900 frames with one in five lost. They fill a frame of 1500 octets.
 MAX_RANGES: Final = 180
 #: So many fit any datagram: no IPv4 host has an MTU below 576 octets (RFC 791, 3.2).
@@ -58,17 +58,19 @@ _RANGE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Sack:
-    """``next`` and ranges [first, end), all seqnos modulo 2**32."""
+    """``next`` and ranges [first, end), all seqnos modulo 2**32; and the bits that were taken."""
 
     next: int
     ranges: tuple[tuple[int, int], ...] = ()
+    taken: int = SELECTIVE_ACKS
 
     def pack(self) -> bytes:
         """The UDP payload. Raises LocalError for more than ``MAX_RANGES`` ranges."""
         if len(self.ranges) > MAX_RANGES:
             raise LocalError(f"{len(self.ranges)} ranges in one ack: {MAX_RANGES} at most")
         ends = (seqno & _MASK for span in self.ranges for seqno in span)
-        return struct.pack(f">{2 + 2 * len(self.ranges)}I", OFFER, self.next & _MASK, *ends)
+        words = MARK | self.taken, self.next & _MASK, *ends
+        return struct.pack(f">{len(words)}I", *words)
 
     def covers(self, seqno: int) -> bool:
         """Does it acknowledge this message, of those that are less than half the circle away?"""
@@ -92,12 +94,13 @@ def parse_sack(payload: bytes) -> Sack:
             payload,
         )
     words = np.frombuffer(payload, ">u4").astype(np.int64)
-    offer, next_ = int(words[0]), int(words[1])
-    if offer != OFFER:
-        raise BadAck(f"ack that begins with {offer:#010x}: {OFFER:#010x} was offered", payload)
+    word, next_ = int(words[0]), int(words[1])
+    taken = bits_of(word)
+    if not taken:
+        raise BadAck(f"ack that begins with {word:#010x}: it takes no selective acks", payload)
     if (np.diff(ahead(words[2:], next_), prepend=0) <= 0).any():
         raise BadAck(f"ack whose ranges do not ascend from {next_}", payload)
-    return Sack(next_, tuple(zip(words[2::2].tolist(), words[3::2].tolist(), strict=True)))
+    return Sack(next_, tuple(zip(words[2::2].tolist(), words[3::2].tolist(), strict=True)), taken)
 
 
 class Scoreboard:

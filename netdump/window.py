@@ -16,7 +16,6 @@ It counts in polls. No window reads a clock.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -84,16 +83,6 @@ def _cut(length: int, size: int) -> NDArray[np.void]:
     table["offset"] = table["address"] = starts
     table["length"] = np.minimum(size, length - starts)
     return table
-
-
-#: A fragment as so many bytes: numpy copies fields one by one, and bytes at once.
-_BYTES: Final = np.dtype((np.void, FRAGMENT.itemsize))
-
-
-def join(tables: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
-    """Tables of fragments, end to end."""
-    joined: NDArray[np.void] = np.concatenate([table.view(_BYTES) for table in tables])
-    return joined.view(FRAGMENT)
 
 
 class AckBits:

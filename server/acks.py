@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.messages import ACK_SIZE, HEADER_SIZE, pack_acks
-from netdump.sack import Sack, ahead, ranges_in
+from netdump.offer import SELECTIVE_ACKS
+from netdump.sack import SURE_RANGES, Sack, ahead, ranges_in
 from server.config import ServerConfig
 from server.coverage import Coverage
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
@@ -98,8 +99,12 @@ class HeldBack:
 class Selective(_AtOnce):
     """One datagram a batch, which says of every message whether it is kept."""
 
-    def __init__(self, herald_seqno: int, max_intervals: int) -> None:
-        """``max_intervals`` bounds what a client that skips seqnos can make us remember."""
+    def __init__(self, herald_seqno: int, taken: int, max_intervals: int) -> None:
+        """``taken``: what each ack says. Who offered selective acks alone may be an older client of
+        ours, which refuses more than ``SURE_RANGES`` ranges. ``max_intervals`` bounds what a
+        client that skips seqnos can make us remember.
+        """
+        self._taken = taken
         self._first = herald_seqno
         # Of messages, by their number from the HERALD on: seqnos begin anew, these do not.
         self._kept = Coverage(max_intervals)
@@ -124,12 +129,12 @@ class Selective(_AtOnce):
             if kept.has_room_for(start, end):
                 kept.add(start, end)
         # The HERALD is acknowledged before all else, so the first stretch begins with it.
-        limit = ranges_in(self._longest)
+        limit = ranges_in(self._longest) if self._taken != SELECTIVE_ACKS else SURE_RANGES
         (_, self._next), *spans = kept.first(1 + limit)
         if len(kept) > 1 + limit:
             spans = self._fresh_first(places, edges, spans)
         ranges = tuple((self._first + start, self._first + end) for start, end in spans)
-        payload = Sack(self._first + self._next, ranges).pack()
+        payload = Sack(self._first + self._next, ranges, self._taken).pack()
         return np.frombuffer(payload, np.uint8)[None, :]
 
     def _fresh_first(
@@ -142,10 +147,10 @@ class Selective(_AtOnce):
         return sorted(list(chosen)[: len(nearest)])
 
 
-def acks_for(herald_seqno: int, selective: bool, config: ServerConfig) -> Acks:
-    """The form for the client of a HERALD. ``selective``: it offered such acks, and gets them."""
-    if selective:
-        return Selective(herald_seqno, config.max_intervals)
+def acks_for(herald_seqno: int, taken: int, config: ServerConfig) -> Acks:
+    """The form for the client of a HERALD. ``taken``: the bits of its offer; 0 if it made none."""
+    if taken:
+        return Selective(herald_seqno, taken, config.max_intervals)
     if config.rescue and herald_seqno == STOCK_FIRST_SEQNO:
         return HeldBack(herald_seqno)
     return OneByOne()

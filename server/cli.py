@@ -5,6 +5,8 @@ PORT``. With ``--json`` every line is an object. Exit status: 0 after SIGINT or 
 argument that can't work, 3 where the machine lacks what is needed. With ``--json`` these, too, are
 told as an object: ``{"error": ..., "status": ...}``. SIGHUP, as the terminal closes, ends it like
 SIGTERM, unless it is ignored (nohup).
+
+``python -m server verify DUMP``, ``netdump-bench verify DUMP``: ``verify.py``.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from server.folder import DumpFolder
 from server.readers import MAX_DATAGRAM
 from server.shell import CannotListen, Shell
 from server.store import StoreError
+from server.verify import verify
 
 DEFAULTS: Final = ServerConfig()
 #: What is worth a line without --verbose.
@@ -141,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         folder = DumpFolder(args.dumpdir, args.fsync)
-        core = ServerCore(config, folder, events)
+        core = ServerCore(config, folder, events, time.time)
         shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
     except (StoreError, CannotListen) as error:
         lacking = isinstance(error, CannotListen) and error.errno in _LACKING
@@ -173,14 +176,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """A dump, and where its manifest is."""
+    parser.add_argument("dump", metavar="DUMP", help="a vmcore file of a dump folder, or a copy")
+    parser.add_argument("--manifest", metavar="FILE", help="its manifest (the one beside it)")
+
+
 def main(argv: list[str] | None = None) -> int:
     """``python -m server``."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["verify"]:
+        checker = argparse.ArgumentParser(
+            prog="server verify", description="Is a stored dump still what its manifest says?"
+        )
+        add_verify_arguments(checker)
+        wanted = checker.parse_args(words[1:])
+        status, line = verify(wanted.dump, wanted.manifest)
+        print(line)
+        return status
     parser = argparse.ArgumentParser(
         prog="server",
         description="Receive FreeBSD network kernel dumps (netdump), keep them and say what came.",
     )
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(words))
 
 
 class EventLines:

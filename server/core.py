@@ -40,9 +40,10 @@ from netdump.messages import (
     parse,
     parse_block,
 )
-from netdump.sack import OFFER
+from netdump.offer import CRC32C, DIGEST, take
 from server.config import ServerConfig
 from server.life import State
+from server.manifest import WallClock, no_clock
 from server.refusals import (
     NO_HERALD,
     OnEvent,
@@ -92,8 +93,11 @@ class ServerCore:
         config: ServerConfig,
         store_factory: StoreFactory,
         on_event: OnEvent | None = None,
+        wall_clock: WallClock = no_clock,
     ) -> None:
+        """``wall_clock``: for people, in manifests; nothing is decided by it."""
         self.config = config
+        self._wall_clock = wall_clock
         self._stores = store_factory
         self._on_event: OnEvent = on_event or _ignore
         self._refusals = Refusals(self._on_event)
@@ -120,8 +124,8 @@ class ServerCore:
             self._refusals.refuse(client, NO_HERALD)
             return None
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
-        selective = message.aux2 == OFFER and self.config.strict_finish
-        herald = Herald(client, message.seqno, selective)
+        taken = take(message.aux2) if self.config.strict_finish else 0
+        herald = Herald(client, message.seqno, taken)
         if (known := self._same_boot(herald)) is not None:
             return _reply(known, fresh=False)
         if not self._make_room(client, now):
@@ -198,7 +202,7 @@ class ServerCore:
             if session.herald == herald:
                 if session.state is State.OFFERED:
                     return session
-                drawn = herald.seqno not in _FIXED_SEQNOS and not herald.selective
+                drawn = herald.seqno not in _FIXED_SEQNOS and not herald.taken
                 if drawn and session.state in (State.RECEIVING, State.COMPLETE):
                     return session
         return None
@@ -258,6 +262,7 @@ class ServerCore:
             refusals=self._refusals,
             on_event=self._on_event,
             now=now,
+            wall_clock=self._wall_clock,
         )
         self._sessions[session.id] = session
         self._next_id += 1
@@ -266,7 +271,9 @@ class ServerCore:
             herald.client,
             session=session.id,
             seqno=herald.seqno,
-            selective=herald.selective,
+            selective=bool(herald.taken),
+            crc32c=bool(herald.taken & CRC32C),
+            digest=bool(herald.taken & DIGEST),
         )
         return session
 

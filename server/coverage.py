@@ -35,6 +35,11 @@ class Coverage:
         return self._ends[-1] if self._ends else 0
 
     @property
+    def prefix(self) -> int:
+        """One past the last offset before which none is missing."""
+        return self._ends[0] if self._starts and not self._starts[0] else 0
+
+    @property
     def total(self) -> int:
         """How many offsets are covered."""
         return sum(self._ends) - sum(self._starts)

@@ -21,11 +21,13 @@ what a client is told is ``acks.py``'s. Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump.digest import NAME, Digest
 from netdump.kdh import (
     COMPRESSION_GZIP,
     COMPRESSION_NONE,
@@ -37,6 +39,7 @@ from server.completeness import faults, has_footer
 from server.config import ServerConfig
 from server.corefile import CoreFile
 from server.keyblock import KeyBlock
+from server.readback import ReadBack
 from server.refusals import Named, Refusal
 from server.store import Store, StoreError
 
@@ -56,10 +59,14 @@ class Dump:
         """``refuse`` and ``on_rewrite`` are told what ``CoreFile`` tells."""
         self.name = ""
         """``vmcore.HOST.N``; "" until ``begin``."""
-        self.vmcore = CoreFile(store, config.max_intervals, refuse, on_rewrite)
+        self.vmcore = CoreFile(store, config.max_intervals, refuse, self._rewritten)
+        self.readback = ReadBack(store)
         self.key = KeyBlock(store)
         self.header: KernelDumpHeader | None = None
+        self.client_digest: Digest | None = None
+        """What FINISHED said."""
         self._header_bytes = b""
+        self._on_rewrite = on_rewrite
         self._store = store
         self._config = config
 
@@ -76,7 +83,15 @@ class Dump:
         self, block: Block, data: NDArray[np.uint8]
     ) -> tuple[NDArray[np.bool_], StoreError | None]:
         """VMCORE rows that are ``inside``: which are in the store, and what the disk said."""
-        return self.vmcore.keep(block.offsets.astype(np.int64), block.lengths, data)
+        found = self.vmcore.keep(block.offsets.astype(np.int64), block.lengths, data)
+        with suppress(StoreError):  # it is read again at the end, and told then
+            self.readback.follow(self.vmcore.coverage.prefix)
+        return found
+
+    def _rewritten(self, offset: int, frames: int) -> None:
+        self.readback.rewritten(offset)
+        self.client_digest = None
+        self._on_rewrite(offset, frames)
 
     def take_header(self, header: KernelDumpHeader, octets: bytes) -> None:
         self.header, self._header_bytes = header, octets
@@ -127,6 +142,45 @@ class Dump:
             return [str(error)]
 
     @property
+    def length(self) -> int:
+        """Bytes that the file has; without holes, those that it will have when it is finished."""
+        if self.vmcore.cut is not None:
+            return self.vmcore.cut
+        cut, coverage = self._cut(), self.vmcore.coverage
+        return coverage.end if cut is None or not coverage.covers(0, cut) else cut
+
+    def read_back(self) -> bool:
+        """Read the file back, a slice at most: to its end? May raise StoreError."""
+        return self.readback.reach(self.length)
+
+    @property
+    def digest(self) -> Digest | None:
+        """Of the file; None if it was not read back to its end."""
+        return self.readback.digest() if self.readback.done == self.length else None
+
+    @property
+    def damage(self) -> list[str]:
+        """How the digest of the file, if both are known, differs from the client's, in words."""
+        ours, theirs = self.digest, self.client_digest
+        if ours is None or theirs is None or ours == theirs:
+            return []
+        if ours.length != theirs.length:
+            return [f"the client has digested {theirs.length} bytes, {ours.length} are stored"]
+        return [
+            f"what was read back is not what the client sent: {NAME} {ours.value.hex()},"
+            f" the client's {theirs.value.hex()}"
+        ]
+
+    @property
+    def reads_disk(self) -> bool:
+        """It is read back from the disk."""
+        return self._store.reads_disk
+
+    def write_manifest(self, text: str) -> None:
+        """May raise StoreError."""
+        self._store.write_manifest(text)
+
+    @property
     def has_footer(self) -> bool:
         """Does a dump without faults end with the header once more, as the 2010 client's does?"""
         header = self.header
@@ -136,14 +190,20 @@ class Dump:
 
     def finish(self) -> None:
         """Cut it to its length and give it its final name. May raise StoreError."""
-        header = self.header
-        length, suffix, encrypted = None, "", False
+        header, length = self.header, self._cut()
+        suffix, encrypted = "", False
         if header is not None:
             suffix, encrypted = SUFFIX.get(header.compression, ""), header.dumpkeysize > 0
-            if self._config.strict_finish or header.compression != COMPRESSION_NONE:
-                length = header.dumplength
         self.name = self._store.finish(length, suffix, encrypted)
         self.vmcore.cut = length
+
+    def _cut(self) -> int | None:
+        """Where the end cuts the file off; None: nowhere."""
+        header = self.header
+        cuts = header is not None and (
+            self._config.strict_finish or header.compression != COMPRESSION_NONE
+        )
+        return header.dumplength if header is not None and cuts else None
 
     def publish(self) -> None:
         """It is the latest from now on. May raise StoreError."""

@@ -12,6 +12,8 @@ The table is ``MOVES``. The other states are ends: no step leads out of them.
     GIVE_UP     nothing more will come, and it is not       stay as they are, closed
     FAIL        the disk refuses                            stay as they are, closed
 
+At the end of one that has begun the manifest is written, from what is read back of the file
+(``manifest.py``). A dump whose file is not what its client sent is no whole one (``Dump.damage``).
 A HERALD alone, which anybody can forge, makes no files. The info file is written at each step, but
 for an offer that comes to nothing, and whenever the record has news; a running dump whose info file
 the disk refuses has FAILED.
@@ -19,7 +21,8 @@ the disk refuses has FAILED.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
@@ -68,10 +71,12 @@ MOVES: Final[Mapping[tuple[State, Step], State]] = {
 class Life:
     """Of one dump."""
 
-    def __init__(self, dump: Dump, record: Record) -> None:
+    def __init__(self, dump: Dump, record: Record, manifest: Callable[[], str]) -> None:
+        """``manifest``: its text, as things stand."""
         self.state = State.OFFERED
         self._dump = dump
         self._record = record
+        self._manifest = manifest
         self._info = ""
 
     def begun(self) -> bool:
@@ -97,12 +102,16 @@ class Life:
         except StoreError as error:
             self.fail(error)
             return
+        self._take(Step.COMPLETE, "Dump complete")
+        self._write_manifest()
         try:
             dump.publish()
         except StoreError as error:
             # The dump is whole and has its name. Only who looks for the latest is led astray.
             record.note(f"Latest dump not marked: {error}")
-        self._close(Step.COMPLETE, "Dump complete")
+        self.write_info()
+        dump.seal()  # late copies are compared with the file
+        record.say(self.state.value, outcome=record.outcome)
 
     def fail(self, error: StoreError) -> None:
         self._close(Step.FAIL, f"Dump unsuccessful: {error}")
@@ -114,7 +123,7 @@ class Life:
         """
         if self.state is State.RECEIVING:
             named = self._record.named
-            found = self._dump.faults(named)
+            found = self._dump.faults(named) or self._dump.damage
             if not found:
                 self._record.note(f"No FINISHED came: {why}")
                 self.complete()
@@ -144,13 +153,25 @@ class Life:
         return True
 
     def _close(self, step: Step, outcome: str, event: str = "") -> None:
+        """It ends, and is not complete."""
         began = self.state is State.RECEIVING
+        self._take(step, outcome)
+        if began:
+            self._write_manifest()
+            self.write_info()
+        self._dump.close()
+        self._record.say(event or self.state.value, outcome=outcome)
+
+    def _take(self, step: Step, outcome: str) -> None:
         self.state = MOVES[self.state, step]
         self._record.outcome = outcome
-        if began:
-            self.write_info()
-        if self.state is State.COMPLETE:
-            self._dump.seal()  # late copies are compared with the file
-        else:
-            self._dump.close()
-        self._record.say(event or self.state.value, outcome=outcome)
+
+    def _write_manifest(self) -> None:
+        if self.state is not State.FAILED:
+            # What can't be read back now has no digest, and the manifest says so.
+            with suppress(StoreError):
+                self._dump.read_back()
+        try:
+            self._dump.write_manifest(self._manifest())
+        except StoreError as error:
+            self._record.note(f"No manifest: {error}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from netdump.errors import (
+    BadCrc,
     KdhLength,
     KdhMagic,
     KdhParity,
@@ -49,6 +50,7 @@ _MALFORMED: Final = {
     Runt.reason: "datagrams shorter than a message's header came and were refused",
     LengthMismatch.reason: "messages whose length is not what they say came and were refused",
     UnknownType.reason: "messages of no known type came and were refused",
+    BadCrc.reason: "messages whose CRC32C is wrong came, damaged on their way, and were refused",
 }
 
 
@@ -77,6 +79,9 @@ class Refusal:
 
 SECOND_HEADER: Final = Refusal(
     "second-header", "a second kernel dump header came that is not the first, and was refused"
+)
+NO_DIGEST: Final = Refusal(
+    "finished-digest", "a FINISHED without the digest that was agreed upon came and was refused"
 )
 NO_HERALD: Final = Refusal(
     "not-a-herald", "messages that are no HERALDs came to the HERALDs' port and were refused"

@@ -24,7 +24,8 @@ The rules behind the table:
 3. The first VMCORE, KDH or key that is in order turns OFFERED into RECEIVING; a HERALD alone, which
    anybody can forge, never does.
 4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
-   dump: the client then reports the failure that it is. With ``strict_finish`` off every FINISHED
+   dump, one that was read back and is what the client sent, as far as it says what that was: the
+   client then reports the failure that it is. With ``strict_finish`` off every FINISHED
    is believed, as netdumpd does.
 5. The operator gets the reason for the silence: what is refused is named (``refusals.py``).
 """
@@ -39,15 +40,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump import crc
+from netdump.digest import parse_digest
 from netdump.messages import Block, MessageType
+from netdump.offer import CRC32C, DIGEST
 from server.acks import NO_SEQNOS, Seqnos, acks_for
 from server.config import ServerConfig
 from server.dump import Dump, payloads
 from server.infofile import escape
 from server.keyblock import KEY_TOO_LONG, MAX_KEY_BYTES
 from server.life import Life, State
+from server.manifest import Facts, WallClock, no_clock, render
 from server.record import Record
 from server.refusals import (
+    NO_DIGEST,
     SECOND_HEADER,
     OnEvent,
     Refusal,
@@ -66,8 +72,8 @@ class Herald:
     client: tuple[str, int]
     """Address and port."""
     seqno: int
-    selective: bool
-    """It offered selective acks, and will get them."""
+    taken: int = 0
+    """The bits of what it offered that were taken (``netdump/offer.py``); 0: a stock client."""
 
 
 class Session:
@@ -82,17 +88,21 @@ class Session:
         refusals: Refusals,
         on_event: OnEvent,
         now: float,
+        wall_clock: WallClock = no_clock,
     ) -> None:
         """``refusals``: the server's, shared."""
         self.id = session_id
         self.herald = herald
         self.last_heard = now
-        self.acks = acks_for(herald.seqno, herald.selective, config)
+        self.acks = acks_for(herald.seqno, herald.taken, config)
         self.record = Record(herald.client, self._about, refusals, on_event)
         self.dump = Dump(store, config, self.record.refuse, self.record.rewritten)
-        self.life = Life(self.dump, self.record)
+        self.life = Life(self.dump, self.record, self._manifest)
         self._config = config
         self._counts = refusals.counts
+        self._offered_at = now
+        self._wall_clock = wall_clock
+        self._began = wall_clock()
 
     @property
     def state(self) -> State:
@@ -105,6 +115,30 @@ class Session:
             "bytes": self.dump.vmcore.coverage.total,
         }
 
+    def _manifest(self) -> str:
+        dump, record, header = self.dump, self.record, self.dump.header
+        promised = header.dumplength if header is not None else dump.vmcore.coverage.end
+        return render(
+            Facts(
+                dump=dump.name if self.state is State.COMPLETE else f"{dump.name}.partial",
+                status=self.state.value,
+                outcome=record.outcome,
+                length=dump.length,
+                digest=dump.digest,
+                from_disk=dump.reads_disk,
+                client_digest=dump.client_digest,
+                holes=dump.vmcore.coverage.holes(promised),
+                header=header,
+                client=self.herald.client,
+                taken=self.herald.taken,
+                strict=self._config.strict_finish,
+                refused={reason: r.message for reason, r in record.named.by_reason.items()},
+                seconds=self.last_heard - self._offered_at,
+                began=self._began,
+                ended=self._wall_clock(),
+            )
+        )
+
     def receive(
         self, block: Block, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float
     ) -> Seqnos:
@@ -114,6 +148,8 @@ class Session:
         """
         by_reason = self.record.named.by_reason
         named = len(by_reason)
+        if self.herald.taken & CRC32C:
+            crc.refuse_wrong(block, data)
         if block.reasons.any():
             limit, longest = data.shape[1], int(lengths.max())
             for reason, count in block.refused().items():
@@ -214,7 +250,9 @@ class Session:
             if self.state is State.OFFERED:
                 self._counts["finished-without-dump"] += len(block)
                 return NO_SEQNOS
-            found = self.dump.faults(self.record.named)
+            found = self.dump.faults(self.record.named) or self._faults_of_file(block, data)
+            if found is None:
+                return NO_SEQNOS
             if found:
                 self._counts["finished-incomplete"] += len(block)
                 said = "; ".join(["Dump incomplete: client finished", *found])
@@ -225,6 +263,22 @@ class Session:
         elif self.life.begun():
             self.life.complete()
         return self.acks.passed(block.seqnos) if self.state is State.COMPLETE else NO_SEQNOS
+
+    def _faults_of_file(self, block: Block, data: NDArray[np.uint8]) -> list[str] | None:
+        """What is wrong with a file without holes, read back; None: this FINISHED can't tell."""
+        if self.herald.taken & DIGEST:
+            digest = parse_digest(payloads(block, data)[-1])
+            if digest is None:
+                self.record.refuse(NO_DIGEST, len(block))
+                return None
+            self.dump.client_digest = digest
+        try:
+            if not self.dump.read_back():
+                self._counts["finished-early"] += len(block)  # its next copy reads on
+                return None
+        except StoreError as error:
+            return [str(error)]
+        return self.dump.damage
 
     def _again(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
         """A late copy: acknowledged if what it says is known already."""

@@ -6,11 +6,12 @@ For the N-th dump of HOST (a numeric address)::
     vmcore.HOST.N.partial    the dump while it is not known to be complete
     vmcore.HOST.N            the dump, complete (vmcore_encrypted.HOST.N; + .gz, .zst)
     key.HOST.N               the encrypted key block of an encrypted dump
+    manifest.HOST.N          what is stored, and what of it was verified (``manifest.py``)
     bounds.HOST              the next N
     vmcore.HOST.last         -> the latest complete dump; info.HOST.last -> its info
 
-netdumpd has no ``.partial``: there a half dump looks like a whole one. Everything is 0600 (the key
-0400), created with O_EXCL and never followed through a symbolic link.
+netdumpd has no ``.partial``: there a half dump looks like a whole one; and it has no manifest.
+Everything is 0600 (the key 0400), created with O_EXCL and never followed through a symbolic link.
 
 Rules:
 
@@ -47,6 +48,8 @@ _IOV_MAX: Final = 1024
 #: little left to wait for: a stock client gives up on FINISHED after 12 s.
 _WRITEBACK_EVERY: Final = 8 << 20
 _SYNC_FILE_RANGE_WRITE: Final = 2
+#: WAIT_BEFORE, WRITE, WAIT_AFTER: it returns when the range has been written.
+_SYNC_FILE_RANGE_WAIT: Final = 7
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -81,8 +84,21 @@ class Store(Protocol):
         """Replace the info file's contents."""
         ...
 
+    def write_manifest(self, text: str) -> None:
+        """Make the manifest: all of it, or none."""
+        ...
+
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the dump, as kept."""
+        ...
+
+    @property
+    def reads_disk(self) -> bool:
+        """``read_back`` reads from the disk; else it may read from the kernel's cache."""
+        ...
+
+    def read_back(self, offset: int, length: int) -> bytes:
+        """The same ``length`` bytes, from the disk if they are ever forced to it; no fewer."""
         ...
 
     def finish(self, length: int | None, suffix: str, encrypted: bool) -> str:
@@ -153,7 +169,8 @@ class FileStore:
         """Is any name in use that this number could come to need?"""
         cores = [self._name(kind) for kind in ("vmcore", "vmcore_encrypted")]
         names = [core + suffix for core in cores for suffix in SUFFIXES]
-        names += [self._name("vmcore") + ".partial", self._name("info"), self._name("key")]
+        names += [self._name(kind) for kind in ("info", "key", "manifest")]
+        names += [self._name("vmcore") + ".partial"]
         return any(map(self._exists, names))
 
     def _read_bounds(self) -> int | None:
@@ -221,7 +238,7 @@ class FileStore:
         self._unsynced += count
         if self._unsynced >= _WRITEBACK_EVERY:
             self._unsynced = 0
-            _sync_file_range(self._core)
+            _sync_file_range(self._core, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
     def write_key(self, offset: int, data: bytes) -> None:
         try:
@@ -240,6 +257,28 @@ class FileStore:
         except OSError as error:
             raise StoreError("can't write the info file", error_code(error)) from error
 
+    def write_manifest(self, text: str) -> None:
+        name = self._name("manifest")
+        new = f"{name}.new"
+        try:
+            # Of a number that is ours, so what has this name was left by a server that died.
+            with suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=self._folder)
+            fd = self._create(new, 0o600)
+            try:
+                self._pwrite_all(fd, text.encode(), 0)
+                if self._fsync != "none":
+                    os.fsync(fd)
+                os.rename(new, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(new, dir_fd=self._folder)
+                raise
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StoreError(f"can't write {name}", error_code(error)) from error
+
     def _pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
         views = [memoryview(data)] if data else []
         while views:
@@ -254,6 +293,29 @@ class FileStore:
             return os.pread(self._core, length, offset)
         except OSError as error:
             raise StoreError("read error", error_code(error), offset) from error
+
+    @property
+    def reads_disk(self) -> bool:
+        return self._fsync != "none"
+
+    def read_back(self, offset: int, length: int) -> bytes:
+        try:
+            if self.reads_disk:
+                # Written and no more in the cache, it is read from the disk; where the kernel keeps
+                # it all the same (tmpfs, or somebody has it mapped), nobody can help it.
+                _sync_file_range(self._core, offset, length, _SYNC_FILE_RANGE_WAIT)
+                os.posix_fadvise(self._core, offset, length, os.POSIX_FADV_DONTNEED)
+            parts = []
+            at, end = offset, offset + length
+            while at < end:
+                part = os.pread(self._core, end - at, at)
+                if not part:
+                    raise OSError(errno.EIO, "the file is shorter than what was written")
+                parts.append(part)
+                at += len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        except OSError as error:
+            raise StoreError("can't read back", error_code(error), offset) from error
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -368,18 +430,18 @@ def _behind(views: list[memoryview], count: int) -> list[memoryview]:
     return []
 
 
-def _load_sync_file_range() -> Callable[[int], None]:
+def _load_sync_file_range() -> Callable[[int, int, int, int], None]:
     try:
         function = ctypes.CDLL(None).sync_file_range
     except (OSError, AttributeError):
-        return lambda fd: None
+        return lambda fd, offset, count, flags: None
     function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
-    def begin(fd: int) -> None:
+    def call(fd: int, offset: int, count: int, flags: int) -> None:
         # A hint; file systems without it (tmpfs) answer with an error that means nothing here.
-        function(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+        function(fd, offset, count, flags)
 
-    return begin
+    return call
 
 
 _sync_file_range = _load_sync_file_range()

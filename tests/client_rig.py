@@ -21,6 +21,7 @@ from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
 from netdump.profiles import PROFILES, Profile
 from nic_models.frames import Frames
+from tests.by_hand import crc_by_hand
 from tests.fakes import Told
 
 CLIENT_MAC = bytes.fromhex("020000000002")
@@ -152,7 +153,8 @@ class Peer:
         assert checksum(pseudo + frame[34:]) == 0
         kind, seqno, offset, length, aux2 = struct.unpack_from(">IIQII", frame, 42)
         assert length == len(frame) - 66
-        assert aux2 == 0 or kind == HERALD
+        said = frame[42:62] + bytes(4) + frame[66:]
+        assert kind == HERALD or aux2 == 0 or aux2 == crc_by_hand(said)
         return Sent(frame[:6], to_port, ttl, kind, seqno, offset, frame[66:], aux2)
 
 

@@ -56,6 +56,7 @@ def test_a_wrong_command_is_one_line(play: Played, client: str, says: str) -> No
         ("[machine]\nstarve_mbufs = true", "machine.starve_mbufs: the client is a program"),
         ('[machine]\npanic_during = "transmit"', "machine.panic_during: the client is a program"),
         ('[machine]\nlost = "power"', "machine.lost: the client is a program"),
+        ('[machine]\nflips = "nic"', "machine.flips: the client is a program"),
     ],
 )
 def test_what_only_a_machine_of_ours_would_notice_is_not_asked_of_a_program(

@@ -19,7 +19,8 @@ from tests.client_rig import HERALD, STOCK, VMCORE, Peer, Sent, ack, ended, impa
 def selectively(
     lose_ack: Callable[[int], bool] = lambda number: False,
 ) -> Callable[[Sent], list[bytes]]:
-    """A server that takes the offer: one ack for all that it has, each time it is sent something.
+    """A server that takes selective acks alone: one for all that it has, each time it is sent
+    something.
 
     Kept by hand, as the format is: words of 4 octets, and a set.
     """
@@ -29,7 +30,7 @@ def selectively(
     def answer(sent: Sent) -> list[bytes]:
         kept.add(sent.seqno)
         if sent.kind == HERALD:
-            assert sent.aux2 == 0x4E443201
+            assert sent.aux2 == 0x4E443207
         following = min(n for n in range(min(kept), max(kept) + 2) if n not in kept)
         words = [0x4E443201, following]
         for first in sorted(n for n in kept if n > following and n - 1 not in kept):
@@ -59,7 +60,7 @@ def test_a_server_that_does_not_know_the_offer_changes_nothing() -> None:
         play(replace(PROFILES["netdump2"], selective_acks=offers), Peer())
         for offers in (True, False)
     )
-    assert with_offer.peer.of_kind(HERALD)[0].aux2 == 0x4E443201
+    assert with_offer.peer.of_kind(HERALD)[0].aux2 == 0x4E443207
     assert without.peer.of_kind(HERALD)[0].aux2 == 0
     assert with_offer.peer.sent[1:] == without.peer.sent[1:]
     assert with_offer.report.stats.selective_acks == 0

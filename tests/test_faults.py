@@ -108,11 +108,12 @@ def test_every_action_of_the_table_is_told_in_words_of_its_own() -> None:
         if row.needs_setting:
             wanted[row.setting] = SETTINGS[row.setting].least
         wire, inner, story, _ = faulty(Rule(name, index=(0,), **wanted))
-        wire.send(Frames.of(DUMP[:2]))
+        frames = [DUMP[0][:80] + bytes(2) + DUMP[0][82:], DUMP[1]]  # with a word of zeros
+        wire.send(Frames.of(frames))
         assert story.notes[0].startswith(row.note)
         others = [other.note for other in ACTIONS.values() if other is not row]
         assert not story.notes[0].startswith(tuple(others))
-        assert inner.sent != DUMP[:2]
+        assert inner.sent != frames
 
 
 def test_a_reordered_frame_arrives_after_those_that_overtake_it() -> None:

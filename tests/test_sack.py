@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdump.errors import AckOfUnsent, BadAck, LocalError
+from netdump.offer import KNOWN, SELECTIVE_ACKS
 from netdump.sack import MAX_RANGES, OFFER, SURE_RANGES, Sack, Scoreboard, parse_sack
 from server.acks import FURTHEST, OneByOne, Selective
 from server.coverage import MAX_INTERVALS
@@ -71,8 +72,8 @@ def test_any_octets_are_an_ack_or_refused(payload: bytes) -> None:
 # --- the server's side, read by the client's ------------------------------------------------------
 
 
-def server(first: int, seqnos: list[int]) -> tuple[Selective, Sack]:
-    acks = Selective(first, MAX_INTERVALS)
+def server(first: int, seqnos: list[int], bits: int = SELECTIVE_ACKS) -> tuple[Selective, Sack]:
+    acks = Selective(first, bits, MAX_INTERVALS)
     acks.datagrams(np.array([first], np.int64))
     (row,) = acks.datagrams(np.array(seqnos, np.int64))
     return acks, parse_sack(row.tobytes())
@@ -91,15 +92,20 @@ def test_a_server_closes_its_gaps_in_any_order() -> None:
 
 
 def test_of_many_gaps_the_nearest_are_told_and_those_of_what_has_just_come() -> None:
-    """In an ack that any way carries whole, 32; in one as long as what the client sent, 180."""
-    for longest, count in ((None, 32), (1448, MAX_RANGES)):
-        acks, _ = server(0, list(range(2, 1000, 2)))
+    """In an ack that any way carries whole, 32; in one as long as what the client sent, 180, if it
+    is not one from before there were more."""
+    for longest, bits, count in (
+        (None, KNOWN, 32),
+        (1448, KNOWN, MAX_RANGES),
+        (1448, SELECTIVE_ACKS, 32),
+    ):
+        acks, _ = server(0, list(range(2, 1000, 2)), bits)
         if longest is not None:
             acks.kept(np.array([2]), np.array([longest]))
         (row,) = acks.datagrams(np.array([1200, 1300]))
         sack = parse_sack(row.tobytes())
         nearest = [(n, n + 1) for n in range(2, 2 + 2 * (count - 2), 2)]
-        assert sack == Sack(1, (*nearest, (1200, 1201), (1300, 1301)))
+        assert sack == Sack(1, (*nearest, (1200, 1201), (1300, 1301)), bits)
         assert len(row) <= 1472
         (row,) = acks.datagrams(np.arange(2000, 3000, 2))
         fresh = [(n, n + 1) for n in range(3000 - count, 3000, 2)]
@@ -114,7 +120,7 @@ def test_no_news_is_no_datagram_and_no_memory() -> None:
 
 
 def test_a_client_that_skips_seqnos_is_not_remembered_beyond_a_bound() -> None:
-    acks = Selective(0, 8)
+    acks = Selective(0, SELECTIVE_ACKS, 8)
     acks.datagrams(np.array([0], np.int64))
     (row,) = acks.datagrams(np.arange(2, 1000, 2))
     sack = parse_sack(row.tobytes())
@@ -132,7 +138,7 @@ def test_a_client_knows_what_its_server_has_whatever_acks_are_lost_late_or_doubl
 ) -> None:
     """What it believes is always true, and after any ack that arrives it is all of the truth that
     was told."""
-    acks = Selective(first, MAX_INTERVALS)
+    acks = Selective(first, SELECTIVE_ACKS, MAX_INTERVALS)
     acks.datagrams(np.array([first], np.int64))
     board = Scoreboard(first)
     board.sent([(first + n) % CIRCLE for n in range(sent)])

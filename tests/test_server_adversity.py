@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from netdump.checksum import checksum
 from netdump.kdh import COMPRESSION_ZSTD, KernelDumpHeader
-from netdump.messages import pack_acks
+from netdump.messages import Message, MessageType, pack_acks
 from server.core import STOCK_DATAGRAM
 from server.life import State
 from server.packets import AckSender
@@ -37,6 +37,7 @@ from tests.server_rig import (
     PARTIAL,
     Disk,
     Rig,
+    block,
     finished,
     frames,
     herald,
@@ -469,7 +470,7 @@ def test_a_header_that_promises_no_bytes_makes_no_complete_dump(rig: Rig) -> Non
     assert rig.say(session, kdh(2, KernelDumpHeader(dumplength=0)), finished(3)) == [2]
     assert rig.info()[-1] == "Dump incomplete: client finished; the header promises no bytes"
     rig.core.stop()
-    assert rig.files() == [f"bounds.{HOST}", f"info.{HOST}.0", PARTIAL]
+    assert rig.files() == [f"bounds.{HOST}", f"info.{HOST}.0", f"manifest.{HOST}.0", PARTIAL]
 
 
 @pytest.mark.parametrize("excess", [0, 1, 4852])
@@ -539,9 +540,19 @@ def test_the_manuals_table_has_the_words_of_the_info_files(tmp_path: Path) -> No
     tell(KERNEL, silence, *parts, kdh(9, replace(HEADER, magic="OtherBSD Dump")))
     tell(KERNEL, silence, parts[0], vmcore(9, 1448, bytes(9300)))
     tell(KERNEL, silence, parts[0], vmcore(9, 70 << 30, b"x"))
+    folder = tmp_path / "digest"
+    folder.mkdir()
+    rig = Rig(folder)
+    reply = rig.core.herald(CLIENT, herald(100, offer=0x4E443205), 0.0)
+    assert reply is not None
+    wrong = struct.pack(">IIQ32x", 1, 32, 1448)
+    closing = Message(MessageType.FINISHED, 103, 0, wrong).pack()
+    header = kdh(102, KernelDumpHeader(dumplength=1448))
+    rig.core.receive(reply.session_id, *block([vmcore(101, 0, bytes(1448)), header, closing]), 0.0)
+    said.append(rig.info()[-1])
     night = DOCS.read_text().split("## It is night")[1].split("\n## ")[0]
     rows = [line.split(" | ")[0] for line in night.splitlines() if line.startswith("| `")]
-    assert len(rows) == 16
+    assert len(rows) == 17
     for words in re.findall(r"`([^`]+)`", "\n".join(rows)):
         pattern = re.escape(words.replace("...", "")).replace("HOST", re.escape(HOST))
         pattern = re.sub(r"(?<![A-Z])N(?![a-z])", "[0-9a-f]+", pattern)

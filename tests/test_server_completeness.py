@@ -41,6 +41,7 @@ def test_a_dump_arrives_whole_and_gets_its_final_name(rig: Rig, seqno: int) -> N
         f"bounds.{HOST}",
         f"info.{HOST}.0",
         f"info.{HOST}.last",
+        f"manifest.{HOST}.0",
         FINAL,
         f"vmcore.{HOST}.last",
     ]

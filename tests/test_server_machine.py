@@ -38,7 +38,7 @@ UNITS = 12
 LENGTH = UNIT * (UNITS - 1) + 100
 IMAGES = [image_of(LENGTH, seed) for seed in range(len(CLIENTS))]
 NAMES = re.compile(
-    r"(vmcore|vmcore_encrypted|info|key|bounds)\.198\.18\.0\.[23]"
+    r"(vmcore|vmcore_encrypted|info|key|bounds|manifest)\.198\.18\.0\.[23]"
     r"(\.last|\.[0-9]+(\.gz|\.zst|\.partial)?)?"
 )
 u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)

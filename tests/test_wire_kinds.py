@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,17 +31,15 @@ def test_each_message_of_the_protocol_has_its_kind() -> None:
 
 
 def test_each_packet_of_tftp_has_its_kind() -> None:
-    to_server = partial(wf.datagram, sport=50001, dport=40000)
-    to_client = partial(wf.datagram, sport=40000, dport=50001)
     story = {
         "wrq": wf.datagram(b"\0\2vmcore\0octet\0blksize\x001428\0", sport=50001, dport=69),
-        "oack": to_client(b"\0\6blksize\x001428\0"),
-        "data": to_server(b"\0\3\0\1" + bytes(1428)),
-        "ack": to_client(b"\0\4\0\1"),
-        "error": to_client(b"\0\5\0\3disk full\0"),
+        "oack": wf.datagram(b"\0\6blksize\x001428\0", sport=40000, dport=50001),
+        "data": wf.datagram(b"\0\3\0\1" + bytes(1428), sport=50001, dport=40000),
+        "ack": wf.datagram(b"\0\4\0\1", sport=40000, dport=50001),
+        "error": wf.datagram(b"\0\5\0\3disk full\0", sport=40000, dport=50001),
     }
     assert kinds_of(list(story.values())) == list(story)
-    last = to_server(b"\0\3\0\2")
+    last = wf.datagram(b"\0\3\0\2", sport=50001, dport=40000)
     assert kinds_of([last]) == ["data"], "a last block may be empty"
 
 

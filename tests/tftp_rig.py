@@ -131,12 +131,11 @@ def play(
     ring: int = 10_000,
     sticks_after: int = 10_000,
     pool: Pool | None = None,
-    size: int = MEMORY,
     peer: TftpPeer | None = None,
 ) -> Played:
     """One dump, from boot to report."""
-    memory = PhysicalMemory(size, 1 << 20)
-    fill(memory.buffer[:size], seed=7, zero_pages=False)
+    memory = PhysicalMemory(MEMORY, 1 << 20)
+    fill(memory.buffer[:MEMORY], seed=7, zero_pages=False)
     pool = pool or Pool()
     peer = peer or TftpPeer(serve)
     nic = FakeNic(memory, peer, pool, mtu=mtu, link=link, ring=ring, sticks_after=sticks_after)
@@ -144,13 +143,13 @@ def play(
     header = KernelDumpHeader(dumplength=client.image.length, hostname="victim")
     whole = client.image.header
     whole += b"".join(memory.buffer[at : at + length].tobytes() for at, length in segments)
-    before = memory.buffer[:size].copy()
+    before = memory.buffer[:MEMORY].copy()
     delays: list[int] = []
     told = Told()
     request = DumpRequest(LinkConfig(CLIENT_IP, SERVER_IP), header, draw=zlib.crc32(b"draw"))
     report = client.dump(request, nic, pool, delays.append, told)
     nic.settle()
-    assert np.array_equal(before, memory.buffer[:size]), "memory that is dumped is left alone"
+    assert np.array_equal(before, memory.buffer[:MEMORY]), "memory that is dumped is left alone"
     assert pool.out == 0, "every mbuf came back"
     assert all(length <= mtu for length in peer.lengths), "no frame is longer than the MTU"
     return Played(report, peer, pool, whole + header.pack(), sum(delays), told.events)

@@ -146,6 +146,11 @@ COMMAND: Final = ClientKind(
             "the client is a program, and no machine of ours is lost with it",
         ),
         (
+            ("machine", "flips"),
+            lambda c: c.machine.flips is not None,
+            "the client is a program, and no machine of ours has what it sends",
+        ),
+        (
             ("nic", "mode"),
             lambda c: c.nic.mode != "polled",
             "the client is a program, and takes no lock of our driver's",

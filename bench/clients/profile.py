@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -33,6 +34,10 @@ class ProfileOptions(Table):
     """Send a second copy of the header after the data: it lets a server confirm the tail."""
     selective_acks: StrictBool | None = None
     """Offer to take one ack for many frames; only our server takes the offer."""
+    message_crc: StrictBool | None = None
+    """Offer a CRC32C of each message; only our server takes it."""
+    dump_digest: StrictBool | None = None
+    """Offer a digest of the dump; only our server takes it."""
     path: Annotated[str, written.PATH] | None = None
     """Below the server's folder: where the dump is to go."""
 
@@ -56,7 +61,20 @@ def profile_of(case: ResolvedCase) -> Profile:
         row = replace(row, footer=wanted.footer)
     if wanted.selective_acks is not None:
         row = replace(row, selective_acks=wanted.selective_acks)
+    if wanted.message_crc is not None:
+        row = replace(row, message_crc=wanted.message_crc)
+    if wanted.dump_digest is not None:
+        row = replace(row, dump_digest=wanted.dump_digest)
     return row
+
+
+def _is_asked_in_vain(name: str) -> Callable[[ResolvedCase], bool]:
+    """Does a case want what is not offered without selective acks, and those neither?"""
+
+    def asked(case: ResolvedCase) -> bool:
+        return bool(getattr(_of(case), name)) and not profile_of(case).selective_acks
+
+    return asked
 
 
 PROFILE: Final = ClientKind(
@@ -74,10 +92,14 @@ PROFILE: Final = ClientKind(
             lambda c: bool(_of(c).selective_acks) and PROFILES[c.profile].window != "sliding",
             "the stock clients' bitmap can't take them: they are for netdump2",
         ),
+        *(
+            (("client", name), _is_asked_in_vain(name), "is offered with selective acks only")
+            for name in ("message_crc", "dump_digest")
+        ),
     ),
     profile=profile_of,
     profiles=True,
-    asks=frozenset({"footer", "selective_acks", "path"}),
+    asks=frozenset({"footer", "selective_acks", "message_crc", "dump_digest", "path"}),
     tunes=frozenset({"polls", "retries", "window"}),
     patience_s=GIVEN_UP_S,
 )

@@ -171,7 +171,11 @@ def _ask_again(
 
 @contextmanager
 def _put_aside(server: DumpServer, stage: Stage) -> Iterator[None]:
-    """The dumps lie elsewhere meanwhile: what is made in their place is not evidence."""
+    """The dumps lie elsewhere meanwhile: what is made in their place is not evidence.
+
+    They come back when the server has been killed, as it is at the end of each run: it may not
+    have got to all that it was sent before.
+    """
     aside = stage.folder / "aside"
     aside.mkdir()
     dumps = [dump.path for dump in server.stored()]
@@ -180,6 +184,7 @@ def _put_aside(server: DumpServer, stage: Stage) -> Iterator[None]:
     try:
         yield
     finally:
+        server.kill()
         for number, path in enumerate(dumps):
             (aside / str(number)).replace(path)
         aside.rmdir()

@@ -28,8 +28,8 @@ _UDP_PAYLOAD = 42
 #: Messages remembered of each end of the run.
 _SAMPLE = 32
 _NO_SEQNOS = np.empty(0, np.int64)
-#: How a selective ack begins.
-_SELECTIVE = bytes.fromhex("4e443201")
+#: How a selective ack begins; of the octet that follows, the lowest bit is set.
+_SELECTIVE = b"ND2"
 
 #: What one selective ack says is kept: [first, end) each, of which the first has no beginning.
 Claim = list[tuple[int | None, int]]
@@ -202,7 +202,7 @@ class NetdumpWatch:
 
 def _claims(payload: bytes) -> list[Claim]:
     """What a selective ack claims; nothing if the payload is none."""
-    if len(payload) % 8 or payload[:4] != _SELECTIVE:
+    if len(payload) % 8 or payload[:3] != _SELECTIVE or not payload[3] & 1:
         return []
     words = np.frombuffer(payload, ">u4").astype(np.int64).tolist()
     return [[(None, words[1]), *zip(words[2::2], words[3::2], strict=True)]]

@@ -29,6 +29,7 @@ from bench.parts import DEFAULT_CLIENT, DEFAULT_MACHINE, DEFAULT_NIC, DEFAULT_SE
 from bench.scenario import written
 from bench.scenario.values import Count
 from bench.scenario.written import OneOf, OneOrMore
+from bench.story.flips import STATIONS
 from bench.table import PartTable, Table
 from bench.tiers import ROWS
 from bench.verdict import EXPECTABLE
@@ -56,7 +57,9 @@ Size = Annotated[int, written.SIZE]
 Ranges = Annotated[tuple[int, ...], written.RANGES]
 Expected = Annotated[Count, written.COUNT] | None
 
-_BY_FRAMES, _DELAY_US, _LENGTH = (SETTINGS[name] for name in ("by_frames", "delay_us", "length"))
+_BY_FRAMES, _DELAY_US, _LENGTH, _BIT = (
+    SETTINGS[name] for name in ("by_frames", "delay_us", "length", "bit")
+)
 
 
 class Machine(PartTable):
@@ -86,6 +89,10 @@ class Machine(PartTable):
     """The machine is lost for good in the middle of its dump."""
     lost_after: Annotated[StrictInt, Field(ge=1)] = 100
     """How many frames of data it still sends."""
+    flips: Annotated[str, OneOf(STATIONS)] | None = None
+    """One bit of the dump flips there, on its way out of the machine."""
+    flip_bit: Annotated[StrictInt, Field(ge=0)] = 0
+    """Which bit of the dump; of ``memory``, of the memory that is dumped."""
 
 
 class Nic(Table):
@@ -158,6 +165,8 @@ class Fault(Table):
     """Of delay: how much later it arrives."""
     length: Annotated[StrictInt, Field(ge=_LENGTH.least, le=_LENGTH.most)] | None = None
     """Of truncate: how many bytes of a longer frame are left."""
+    bit: Annotated[StrictInt, Field(ge=_BIT.least, le=_BIT.most)] | None = None
+    """Of corrupt and mended: which bit flips."""
 
 
 class Bystander(Table):

@@ -2,8 +2,8 @@
 
 Two images, each called after what is in it, so that nothing is built twice:
 
-* ``netdump-bench-python:KEY``: the interpreter, its standard library, numpy, and the shared
-  libraries that they want, each where it is on this machine. Built FROM scratch.
+* ``netdump-bench-python:KEY``: the interpreter, its standard library, numpy, crc32c, blake3, and
+  the shared libraries that they want, each where it is on this machine. Built FROM scratch.
 * ``netdump-bench-server:KEY``: that, and what ``server/Dockerfile`` puts on top of its own base.
 
 So a server in a container has the very Python and numpy that the bench has. Who has a registry and
@@ -44,7 +44,7 @@ from bench.wire.contracts import WireError
 PYTHON_IMAGE: Final = "netdump-bench-python"
 SERVER_IMAGE: Final = "netdump-bench-server"
 #: What the server needs that is not in the standard library.
-PACKAGES: Final = ("numpy",)
+PACKAGES: Final = ("numpy", "crc32c", "blake3")
 #: Our packages in the image.
 CODE: Final = ("netdump", "server")
 _SITE: Final = "/opt/netdump-bench"
@@ -173,8 +173,9 @@ def _python_files() -> list[File]:
     for name in PACKAGES:
         module = import_module(name)
         folder = Path(str(module.__file__)).parent
-        # auditwheel puts a wheel's own libraries beside it.
-        for part in (folder, folder.with_name(f"{name}.libs")):
+        # auditwheel puts a wheel's own libraries beside it; crc32c asks for its version.
+        about = folder.parent.glob(f"{name}-*.dist-info")
+        for part in (folder, folder.with_name(f"{name}.libs"), *about):
             found += [
                 File(f"{_SITE[1:]}/{path.relative_to(folder.parent)}", path)
                 for path in _below(part)

@@ -22,6 +22,12 @@ from bench.wire.segment import Segment
 
 #: What an argument may name, in braces. Other braces are the server's own.
 PLACES: Final = ("address", "port", "dumpdir")
+#: What a client has to speak.
+_TRANSPORTS: Final[Mapping[ServerProtocol, Transport]] = {
+    "stock": "netdump",
+    "netdump2": "netdump",
+    "tftp": "tftp",
+}
 _PLACE: Final = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -76,7 +82,7 @@ def filled(argv: Sequence[str], address: str, dumpdir: str, port: int) -> list[s
 
 
 def transport_of(wanted: Foreign) -> Transport:
-    return "tftp" if wanted.protocol == "tftp" else "netdump"
+    return _TRANSPORTS[wanted.protocol]
 
 
 def names_the_folder(argv: Sequence[str]) -> bool:

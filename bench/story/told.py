@@ -30,6 +30,7 @@ from bench.foreign import ClientCrashed, dump_of, made
 from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
+from bench.story.flips import FlippingBuffer, FlippingNic, flip_memory
 from bench.story.stage import CLIENT_IP, Stage
 from bench.wire.contracts import Wire
 from guest.kernel.corpse import Corpse
@@ -37,7 +38,7 @@ from guest.kernel.locks import Deadlock
 from guest.kernel.mbufs import OrdinaryMbufs, PanicPool
 from guest.qemu.vm import Vm
 from netdump.client import DumpClient, DumpRequest, Report
-from netdump.contracts import Event
+from netdump.contracts import DebugnetMethods, Event
 from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
 from netdump.udplink import LinkConfig
@@ -176,17 +177,22 @@ class Story(ABC):
         """End the machine: "power" or "reset"."""
 
     def _machines_end(self) -> Wire:
-        """The machine's end of the wire; where it is to be lost, with that waiting there."""
+        """The machine's end of the wire; where a bit is to flip in the NIC, or the machine is to be
+        lost, with that waiting there.
+        """
         wanted = self._case.machine
+        wire: Wire = self._stage.wire
+        if wanted.flips in ("nic", "nic-sums"):
+            wire = FlippingNic(wire, wanted.flip_bit, sums=wanted.flips == "nic-sums")
         if wanted.lost is None:
-            return self._stage.wire
+            return wire
 
         def strike() -> NoReturn:
             how = wanted.lost or ""
             self._end(how)
             self._board.lose(f"{_LOST[how]} after {wanted.lost_after} frames of its dump")
 
-        return Doom(self._stage.wire, wanted.lost_after, strike)
+        return Doom(wire, wanted.lost_after, strike)
 
     def _zone_of(self, machine: Corpse) -> OrdinaryMbufs | PanicPool:
         """Which supply the kernel's zone pointers name in the panic: FreeBSD swaps in the pool."""
@@ -226,11 +232,15 @@ class Story(ABC):
         told.header = request.header.pack()
         told.footer = told.header if self._profile.footer else b""
         began = stage.clock.now_ns()
-        nic = Takeover(self._driver, self._board, self._take_stock)
+        nic: DebugnetMethods = Takeover(self._driver, self._board, self._take_stock)
+        if case.machine.flips == "buffer":
+            nic = FlippingBuffer(nic, machine.memory, case.machine.flip_bit)
         try:
             for _ in range(0, case.machine.dead_time_ms * 1000, DEAD_TURN_US):
                 self._board.delay_us(DEAD_TURN_US)
             zone = self._zone_of(machine)
+            if case.machine.flips == "memory":
+                flip_memory(machine.memory, self.client.image, case.machine.flip_bit)
             told.report = dump_of(self.client, request, nic, zone, machine.delay_us, self._tell)
         except Deadlock as deadlock:
             told.deadlock = str(deadlock)

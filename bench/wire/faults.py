@@ -57,6 +57,8 @@ class Rule:
     """delay: how late the frame is."""
     length: int | None = None
     """truncate: bytes left, and shorter frames are let be; None = at random."""
+    bit: int | None = None
+    """corrupt: which of the frame, mended: which of its UDP payload; None = at random."""
 
     def __post_init__(self) -> None:
         row = ACTIONS.get(self.action)

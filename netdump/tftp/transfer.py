@@ -32,16 +32,15 @@ Here is no wire, no memory and no time.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netdump.errors import MalformedTftp, SendFailed
+from netdump.tftp import failures
 from netdump.tftp.numbers import TURN, ahead, on_wire
 from netdump.tftp.options import Agreed, Refused, agree, asked
 from netdump.tftp.packets import (
@@ -64,20 +63,6 @@ class State(Enum):
     CLOSING = "close the dump"
     DONE = "done"
     FAILED = "failed"
-
-
-#: What an ERROR is to the kernel's caller.
-ERRNO: Final[Mapping[int, int]] = MappingProxyType(
-    {
-        Code.NOT_FOUND: errno.ENOENT,
-        Code.ACCESS: errno.EACCES,
-        Code.DISK_FULL: errno.ENOSPC,
-        Code.UNKNOWN_TRANSFER: errno.ECONNRESET,
-        Code.EXISTS: errno.EEXIST,
-        Code.NO_USER: errno.EACCES,
-        Code.OPTIONS: errno.EOPNOTSUPP,
-    }
-)
 
 
 class Transfer:
@@ -207,7 +192,7 @@ class Transfer:
             self.agreed = agree(self._rules, self._wanted, given, self._mtu)
         except Refused as refusal:
             self._answer(port, Code.OPTIONS, str(refusal))
-            return self._fail(errno.EOPNOTSUPP, f"the server's answer was refused: {refusal}")
+            return self._fail(failures.answer_refused(str(refusal)))
         self.blocks = self._length // self.agreed.blksize + 1
         self._turns_unsure = not self.agreed.rollover and "rollover" not in given
         self.state = State.SENDING
@@ -237,13 +222,11 @@ class Transfer:
             self._request_due = True
             self.asked_before = 0
             return True
-        return self._fail(
-            ERRNO.get(error.code, errno.EPROTO), f"the server refuses the file: {error}"
-        )
+        return self._fail(failures.request_refused(error))
 
     def _abort(self, _port: int, error: Error) -> bool:
-        why = f"the server ended the transfer {self._how_far()}: {error}"
-        return self._fail(_errno(error), why)
+        closing = self.state is State.CLOSING
+        return self._fail(failures.ended_by(error, self.acknowledged, self.blocks, closing))
 
     # --- what does not come -------------------------------------------------------------------
 
@@ -268,44 +251,24 @@ class Transfer:
             self._end = TURN + 1
 
     def _give_up(self) -> None:
-        rounds = f"in {self._rounds} rounds"
+        rounds, acknowledged = self._rounds, self.acknowledged
         if not self._taken:
-            self._fail(errno.ENOBUFS, f"the NIC took no frame more {self._how_far()}")
+            self._fail(failures.nic_stuck(acknowledged, self.blocks))
         elif self.state is State.ASKING:
-            self._fail(errno.ETIMEDOUT, f"the write request was not answered {rounds}")
+            self._fail(failures.not_answered(rounds))
         elif self.state is State.CLOSING:
-            self._fail(
-                errno.ETIMEDOUT,
-                f"all {self.blocks} blocks were sent, and {self._base - 1} acknowledged; no ACK of"
-                f" the last came {rounds}. If only that ACK was lost the server has the whole"
-                " file: the client can't know",
-            )
+            self._fail(failures.not_closed(rounds, acknowledged, self.blocks))
         else:
-            self._fail(errno.ETIMEDOUT, f"no ACK {rounds}, {self._how_far()}{self._turned()}")
-
-    def _turned(self) -> str:
-        """What else it may be, right where the numbers go round."""
-        if not 0 <= self._base - TURN <= self.agreed.windowsize:
-            return ""
-        return (
-            f"; after 65535 block numbers went on at {self.agreed.rollover}, which this server may"
-            " not do"
-        )
-
-    def _how_far(self) -> str:
-        return f"with {self._base - 1} of {self.blocks} blocks acknowledged"
+            why = failures.not_acknowledged(rounds, acknowledged, self.blocks, self.agreed)
+            self._fail(why)
 
     def _answer(self, port: int, code: Code, text: str) -> None:
         self.answers.append((port, pack_error(code, text)))
 
-    def _fail(self, code: int, why: str) -> bool:
+    def _fail(self, failure: SendFailed) -> bool:
         self.state = State.FAILED
-        self.failure = SendFailed(code, why)
+        self.failure = failure
         return True
-
-
-def _errno(error: Error) -> int:
-    return ERRNO.get(error.code, errno.EPROTO)
 
 
 #: What an answer from another port than the transfer's is told.
