@@ -19,7 +19,6 @@ from bench.runner import run_scenario
 from bench.runs import scratch
 from bench.scenario import Scenario, parse_scenario
 from bench.tiers import ROWS
-from bench.verdict import CaseResult
 from netdump.profiles import PROFILES
 
 _STORY: Final = """\
@@ -117,25 +116,9 @@ class Played:
 
 
 def play(contestant: Contestant, mib: int) -> Played:
-    """One run. ``SystemExit`` if it does not come out as it should.
-
-    A least one goes before it, where no guest has to boot: the first run of a process loads
-    modules, some 50 ms, and those are not what is measured.
-    """
-    if contestant.machine is None:
-        _run(contestant, 1)
-    case, took = _run(contestant, mib)
-    return Played(
-        rate=case.dump_bytes / case.seconds / 1e6,
-        frames=case.frames / took,
-        played=case.dump_bytes / took / 1e6,
-    )
-
-
-def _run(contestant: Contestant, mib: int) -> tuple[CaseResult, float]:
-    """The case's result, and the real seconds that the run took."""
+    """One run. ``SystemExit`` if it does not come out as it should."""
     clock = RealClock()
-    story = scenario(contestant, mib)
+    story = scenario(contestant, mib)  # loads the parts: that is no part of the run
     with scratch("run") as folder:
         began = clock.now_ns()
         result = run_scenario(
@@ -150,7 +133,11 @@ def _run(contestant: Contestant, mib: int) -> tuple[CaseResult, float]:
     case = result.cases[0]
     if not case.met:
         raise SystemExit(f"{contestant}: {'; '.join(case.unmet)}: nothing was measured")
-    return case, took
+    return Played(
+        rate=case.dump_bytes / case.seconds / 1e6,
+        frames=case.frames / took,
+        played=case.dump_bytes / took / 1e6,
+    )
 
 
 def scenario(contestant: Contestant, mib: int) -> Scenario:
