@@ -63,7 +63,7 @@ def noticed(case: CaseResult, dumps: Path) -> str:
     if case.outcome == "complete":
         if "CRC32C is wrong" in info:
             return "CRC32C"
-        return "UDP checksum" if case.retransmissions else "nothing was damaged"
+        return "UDP checksum" if case.retransmissions + case.probes else "nothing was damaged"
     stored = OURS.dumps_in(dumps)
     if stored and verify(str(stored[-1].path))[0] == WRONG:
         return "`verify`"

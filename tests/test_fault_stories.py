@@ -165,6 +165,19 @@ def test_a_sliding_window_takes_a_long_overtaking_for_a_loss(tmp_path: Path) -> 
     assert found.event("retransmit")["frames"] == 1
 
 
+@pytest.mark.sim
+def test_a_probe_that_brings_the_only_copy_counts_as_a_retransmission(tmp_path: Path) -> None:
+    """The last message is lost: nothing overtakes it, so it is sent again as a probe. A tap with a
+    slow server may make any frame the last one in flight.
+    """
+    sound = story(tmp_path / "sound", "duplicate", ACK, "netdump2")
+    last = [kind_of(frame) for frame, _ in sound.frames].count("vmcore") - 1
+    fault = f'direction = "to-server"\nkind = "vmcore"\nindex = {last}\n'
+    expect = '{ outcome = "complete", retransmissions = ">0" }'
+    found = story(tmp_path, "drop", fault, "netdump2", expect=expect)
+    assert (found.case.retransmissions, found.case.probes) == (0, 1)
+
+
 # --- truncate -------------------------------------------------------------------------------------
 
 

@@ -214,7 +214,7 @@ class Expect(Table):
     refused: Annotated[tuple[StrictStr, ...], OneOrMore()] = ()
     """Reasons for which the client must have refused at least one frame each."""
     retransmissions: Expected = None
-    """Frames that the client sent again."""
+    """Frames that the client sent again; a probe counts or not, as the case needs."""
     nic_wrote_pages: Expected = None
     """Pages that the NIC wrote to between the panic and the takeover."""
     netconsole_lost: Expected = None
