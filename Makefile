@@ -63,10 +63,10 @@ soak: $(VENV)/.ready
 	@$(VENV)/bin/python -m bench.truth --steps 100000 $(ARGS)
 
 # All that the tests need is installed where we may; elsewhere each skip is counted, with its cure.
-# A worker more than there are cores: some tests wait for a clock.
+# Two workers more than there are cores: a third of the time is spent in waiting for a clock.
 test: $(VENV)/.ready-dev
 	@if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then scripts/debian-packages test; fi
-	@$(VENV)/bin/python -m pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses $$(($$(nproc) + 2)) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	@$(VENV)/bin/ruff check

@@ -12,10 +12,10 @@ import signal
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,7 @@ from bench.guests import guest_nics
 from bench.tiers import PROBES
 from bench.wire.contracts import Capability
 from guest.linux.image import GuestImage, GuestImageUnavailable, guest_image
+from server.store import FileStore
 from tests.server_rig import Rig
 
 #: No test asserts a speed: an example may take as long as a busy machine makes it.
@@ -88,6 +89,11 @@ def _named(marker: str) -> str:
     return f"{marker} tier" if marker in PROBES else marker
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The scenarios first: they take longest, and none of them should be what is waited for."""
+    items.sort(key=lambda item: item.path.name != "test_scenarios.py")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="write golden tables anew, and compare then"
@@ -101,6 +107,22 @@ def _played_or_skipped(request: pytest.FixtureRequest) -> None:
             found = can()
             if not found.ok:
                 pytest.skip(f"no {_named(tier)}: {found.why}; cure: {found.cure}")
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server in a test is dropped without a word; its descriptors would stay, file by file."""
+    made: list[FileStore] = []
+    opens = FileStore.__init__
+
+    def opened(store: FileStore, *wanted: Any, **more: Any) -> None:
+        opens(store, *wanted, **more)
+        made.append(store)
+
+    monkeypatch.setattr(FileStore, "__init__", opened)
+    yield
+    for store in made:
+        store.close()
 
 
 @pytest.fixture

@@ -68,6 +68,17 @@ def with_memory(scenario: Scenario, size: int) -> Scenario:
     return replace(scenario, document=smaller)
 
 
+def with_sweep(scenario: Scenario, values: tuple[int, ...]) -> Scenario:
+    """The same story with these values of its sweeps alone."""
+    cases = tuple(
+        case.model_copy(update={"sweep": case.sweep.model_copy(update={"values": values})})
+        if case.sweep is not None
+        else case
+        for case in scenario.document.case
+    )
+    return replace(scenario, document=scenario.document.model_copy(update={"case": cases}))
+
+
 def made(
     tmp_path: Path,
     nic: str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from bench.scenario import ScenarioError, parse_scenario
 from tests.command_rig import Played, command, python
 
 pytestmark = pytest.mark.tap
+
+FAILED = 'outcome = "failed"'
 
 
 @pytest.fixture
@@ -121,6 +125,19 @@ def test_a_program_is_found_from_the_folder_of_the_file_that_names_it(play: Play
     program.chmod(0o755)
     case = play(["bin/client", "{memory}"], expect='outcome = "failed"')
     assert case.why == "it ended with status 3, silent"
+
+
+def test_a_process_with_many_descriptors_carries_its_frames(play: Played) -> None:
+    """A tap beyond descriptor 1023, which select(2) refuses: a long run has as many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.dup(0) for _ in range(1024)]
+    try:
+        play(python("import time; time.sleep(0.1); raise SystemExit(3)"), expect=FAILED)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_command_is_told_what_the_run_decides(play: Played) -> None:

@@ -21,7 +21,7 @@ from bench.story.synthetic import SyntheticStory
 from bench.tiers import ROWS, Row
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
-from tests.foreign import with_memory
+from tests.foreign import with_memory, with_sweep
 from tests.patience import HANG_S
 from tests.qemu_rig import children, interfaces
 from tests.scenario_rig import made, played
@@ -39,9 +39,18 @@ def on(tier: str) -> list[str]:
 SMALLER: Final = {"tftp-dump": 4 << 20}
 
 
-def as_tested(name: str) -> Scenario:
+#: Where the clock is real, a sweep of 46 runs is a minute and a half of waiting. In memory all are
+#: played, and by `make scenario`; here those on either side of each edge of the hole.
+EDGES: Final = {"ack-alias-hole": (46, 59, 60, 77, 78, 91)}
+
+
+def as_tested(name: str, tier: str) -> Scenario:
     scenario = load_scenario(name)
-    return with_memory(scenario, SMALLER[name]) if name in SMALLER else scenario
+    if name in SMALLER:
+        scenario = with_memory(scenario, SMALLER[name])
+    if name in EDGES and tier != "sim":
+        scenario = with_sweep(scenario, EDGES[name])
+    return scenario
 
 
 def complaints(result: RunResult) -> list[str]:
@@ -60,7 +69,7 @@ def complaints(result: RunResult) -> list[str]:
 @pytest.mark.sim
 @pytest.mark.parametrize("name", on("sim"))
 def test_a_scenario_passes_in_memory(name: str, tmp_path: Path) -> None:
-    result = played(as_tested(name), "sim", tmp_path)
+    result = played(as_tested(name, "sim"), "sim", tmp_path)
     assert result.passed, complaints(result)
     assert os.listdir(tmp_path) == [Path(result.run_folder).name], "one folder, and nothing else"
 
@@ -266,7 +275,7 @@ def leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.mark.parametrize("name", on("tap"))
 def test_a_scenario_passes_on_a_tap(name: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    result = played(as_tested(name), "tap", runs)
+    result = played(as_tested(name, "tap"), "tap", runs)
     assert result.passed, complaints(result)
     assert os.listdir(runs) == [Path(result.run_folder).name]
 
@@ -276,7 +285,7 @@ def test_a_scenario_passes_on_a_tap(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", on("qemu"))
 def test_a_scenario_passes_on_qemus_nic(name: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    result = played(load_scenario(name), "qemu", runs)
+    result = played(as_tested(name, "qemu"), "qemu", runs)
     assert result.passed, complaints(result)
     assert os.listdir(runs) == [Path(result.run_folder).name]
 

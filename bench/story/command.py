@@ -44,8 +44,8 @@ from netdump.messages import HERALD_PORT
 
 #: Of a dump that is longer than memory: the most that headers may take.
 MOST_HEADERS: Final = 1 << 20
-#: The longest that nothing is done while nothing arrives, seconds: a wire may hold frames back.
-IDLE_S: Final = 0.001
+#: The longest that nothing is done while nothing arrives, ms: a wire may hold frames back.
+IDLE_MS: Final = 1
 #: Batches that a client may leave behind when it ends: more than its interface's queue holds.
 _MOST_LEFT: Final = 100
 
@@ -157,14 +157,17 @@ class CommandStory:
         budgets = [stage.budget]
         if seconds is not None:
             budgets.append(stage.budget.part(seconds * 10**9))
-        ends = [wire for wire in (self._end.wire, stage.bare_wire) if isinstance(wire, TapWire)]
+        ends = select.poll()  # select(2) knows no descriptor beyond 1023
+        for wire in (self._end.wire, stage.bare_wire):
+            if isinstance(wire, TapWire):
+                ends.register(wire, select.POLLIN)
         while program.look():
             now = stage.clock.now_ns()
             for budget in budgets:
                 if budget.used_up(now):
                     return str(budget)
             if not self._turn():
-                select.select(ends, [], [], IDLE_S)
+                ends.poll(IDLE_MS)
         for _ in range(_MOST_LEFT):  # what it had sent when it ended
             if not self._turn():
                 break
