@@ -41,6 +41,24 @@ def test_memory_that_a_family_shares_counts_once_and_that_of_children_counts() -
     assert 64 * MIB < peak < 2 * 64 * MIB
 
 
+STARTS = """\
+import os, subprocess, sys
+held = b"x" * (64 << 20)
+os.mkfifo(sys.argv[1])
+subprocess.Popen(["/bin/sh", "-c", 'sleep 1; : >"$0"', sys.argv[1]])
+# Its child opens the pipe before it executes: until somebody writes, it runs in our memory.
+opened = [(os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)]
+os.waitpid(os.posix_spawn("/bin/true", ["true"], {}, file_actions=opened), 0)
+"""
+
+
+def test_a_child_that_has_not_executed_its_program_yet_holds_nothing_of_its_own(
+    tmp_path: Path,
+) -> None:
+    _, peak = peak_of([sys.executable, "-c", STARTS, str(tmp_path / "pipe")], 60)
+    assert 64 * MIB < peak < 2 * 64 * MIB
+
+
 def test_a_command_that_fails_says_why() -> None:
     with pytest.raises(ChildFailed, match=r"^no such dump$"):
         peak_of([sys.executable, "-c", "raise SystemExit('no such dump')"], 60)
