@@ -136,7 +136,8 @@ def _udp_offload() -> Capability:
 
     lacks = probe()
     why = "; ".join(f"{lack.call}: {lack.why}" for lack in lacks)
-    return Capability(not lacks, why or "recvmmsg and UDP_SEGMENT work", CURES["udp-segment"])
+    why = why or "recvmmsg, UDP_GRO and UDP_SEGMENT work"
+    return Capability(not lacks, why, CURES["udp-segment"])
 
 
 def _qemu() -> Capability:

@@ -1,8 +1,8 @@
 """Datagrams in: many by one call, where the kernel has such a call.
 
 A dump is hundreds of thousands of datagrams a second, and a system call from Python costs as much
-as the datagram's whole way through the kernel. ``recvmmsg(2)`` fills a block of preallocated rows;
-it costs about half of ``recv_into`` a row.
+as the datagram's whole way through the kernel. ``recvmmsg(2)`` brings many messages by one call,
+and a message may be many datagrams (``merged.py``).
 
 A sandbox may refuse it, and a kernel may lack it. ``packets.probe`` finds that out at the start. If
 it is refused later, and the plain call for the same socket is not, the plain call takes over for
@@ -15,20 +15,25 @@ import ctypes
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from server.merged import CONTROL, CONTROL_LENGTH, LONGEST, SOL_UDP, UDP_GRO, Cutter, Rows
 
 #: Datagrams that one call may bring.
 ROWS: Final = 256
 #: A jumbo frame's payload and room to spare; what is longer is refused as cut.
 MAX_DATAGRAM: Final = 9216
+#: Messages of one call, and those that are asked for at first. A message may be many datagrams.
+_MESSAGES: Final = 64
+_FEW: Final = 8
 
-_CUT: Final = getattr(socket, "MSG_TRUNC", 0)
-_DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)
+_FLAGS: Final = getattr(socket, "MSG_TRUNC", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 
 #: What only a mistake of ours brings about. Whatever else a socket says is about datagrams that
 #: were sent earlier, or can't be sent now: an ICMP message, which anybody can forge, makes it say
@@ -44,7 +49,7 @@ class Lack:
     """A fast call that does not work here."""
 
     call: str
-    """``recvmmsg`` or ``UDP_SEGMENT``."""
+    """``recvmmsg``, ``UDP_SEGMENT`` or ``UDP_GRO``."""
     code: int
     """The errno; 0 if the call succeeds and does not do what it should."""
     why: str
@@ -87,9 +92,6 @@ class _Mmsghdr(ctypes.Structure):
     _fields_ = [("msg_hdr", _Msghdr), ("msg_len", ctypes.c_uint)]
 
 
-Rows = tuple[NDArray[np.uint8], NDArray[np.int64]]
-
-
 class Reader(Protocol):
     """Something that empties a socket's queue a batch at a time."""
 
@@ -101,10 +103,33 @@ class Reader(Protocol):
         ...
 
 
-class BatchReader:
+class _Messages:
+    """Room for the messages of one call, and how many to ask for: as many as should be ``rows``
+    datagrams, by what the last ones held.
+    """
+
+    def __init__(self, rows: int = ROWS, stride: int = MAX_DATAGRAM) -> None:
+        """``stride``: octets of the longest datagram that is not cut."""
+        self._wanted = rows
+        self._slots = np.zeros((min(rows, _MESSAGES), LONGEST), np.uint8)
+        self._ask = min(_FEW, len(self._slots))
+        self._cutter = Cutter(rows, stride)
+        self._nothing = np.empty((0, stride), np.uint8), np.empty(0, np.int64)
+
+    def _cut(self, lengths: NDArray[np.int64], each: NDArray[np.int64]) -> Rows:
+        count = len(lengths)
+        if not count:
+            return self._nothing
+        data, sizes = self._cutter.cut(self._slots[:count], lengths, each)
+        self._ask = min(max(self._wanted * count // len(sizes), 1), len(self._slots))
+        return data, sizes
+
+
+class BatchReader(_Messages):
     """By recvmmsg. Raises AttributeError or OSError when made where there is none."""
 
     def __init__(self, rows: int = ROWS, stride: int = MAX_DATAGRAM) -> None:
+        super().__init__(rows, stride)
         self._recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
         self._recvmmsg.argtypes = [
             ctypes.c_int,
@@ -113,52 +138,73 @@ class BatchReader:
             ctypes.c_int,
             ctypes.c_void_p,
         ]
-        self._data = np.zeros((rows, stride), np.uint8)
-        base = self._data.ctypes.data
-        self._iovecs = (_Iovec * rows)(
-            *[_Iovec(base + row * stride, stride) for row in range(rows)]
+        count = len(self._slots)
+        self._control = np.zeros(count, CONTROL)
+        slots, control = self._slots.ctypes.data, self._control.ctypes.data
+        self._iovecs = (_Iovec * count)(
+            *[_Iovec(slots + at * LONGEST, LONGEST) for at in range(count)]
         )
-        self._headers = (_Mmsghdr * rows)()
-        for header, iovec in zip(self._headers, self._iovecs, strict=True):
-            header.msg_hdr.msg_iov = ctypes.pointer(iovec)
+        self._headers = (_Mmsghdr * count)()
+        for at, header in enumerate(self._headers):
+            header.msg_hdr.msg_iov = ctypes.pointer(self._iovecs[at])
             header.msg_hdr.msg_iovlen = 1
+            header.msg_hdr.msg_control = control + at * CONTROL.itemsize
         self._at = ctypes.addressof(self._headers)
-        # Every msg_len at once, as a strided view of the same memory.
-        width = ctypes.sizeof(_Mmsghdr)
-        flat = (ctypes.c_uint8 * (rows * width)).from_buffer(self._headers)
-        octets = np.ctypeslib.as_array(flat).reshape(rows, width)
-        where = _Mmsghdr.msg_len.offset
-        self._lengths = octets[:, where : where + 4].view(np.uint32)[:, 0]
+        self._lengths = _column(self._headers, _Mmsghdr.msg_len.offset, "=u4")
+        self._said = _column(self._headers, _Msghdr.msg_controllen.offset, "=u8")
 
     def read(self, sock: socket.socket) -> Rows:
-        count = self._recvmmsg(sock.fileno(), self._at, len(self._data), _DONTWAIT | _CUT, None)
+        self._said[: self._ask] = CONTROL.itemsize
+        count = self._recvmmsg(sock.fileno(), self._at, self._ask, _FLAGS, None)
         if count < 0:
             code = ctypes.get_errno()
             if code not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
                 raise OSError(code, "recvmmsg failed")
             count = 0
-        return self._data[:count], self._lengths[:count].astype(np.int64)
+        control = self._control[:count]
+        merged = self._said[:count] >= CONTROL_LENGTH
+        merged &= (control["level"] == SOL_UDP) & (control["type"] == UDP_GRO)
+        return self._cut(self._lengths[:count].astype(np.int64), control["size"] * merged)
 
 
-class LoopReader:
-    """By recv_into, a datagram a call: everywhere."""
+def _column(headers: ctypes.Array[_Mmsghdr], where: int, kind: str) -> NDArray[Any]:
+    """The number of dtype ``kind`` at that place in every header: a strided view, not a copy."""
+    width = ctypes.sizeof(_Mmsghdr)
+    flat = (ctypes.c_uint8 * (len(headers) * width)).from_buffer(headers)
+    octets = np.ctypeslib.as_array(flat).reshape(len(headers), width)
+    return octets[:, where : where + np.dtype(kind).itemsize].view(kind)[:, 0]
+
+
+class LoopReader(_Messages):
+    """By recvmsg_into, a message a call: everywhere."""
 
     def __init__(self, rows: int = ROWS, stride: int = MAX_DATAGRAM) -> None:
-        self._data = np.zeros((rows, stride), np.uint8)
-        self._views = [row.data for row in self._data]
+        super().__init__(rows, stride)
+        self._views = [[slot.data] for slot in self._slots]
 
     def read(self, sock: socket.socket) -> Rows:
-        lengths = []
-        for view in self._views:
+        lengths: list[int] = []
+        each: list[int] = []
+        for view in self._views[: self._ask]:
             try:
-                lengths.append(sock.recv_into(view, 0, _CUT))
+                length, control, *_ = sock.recvmsg_into(view, CONTROL.itemsize, _FLAGS)
             except BlockingIOError:
                 break
             except OSError:
                 if lengths:
                     break
                 raise
-        return self._data[: len(lengths)], np.array(lengths, np.int64)
+            lengths.append(length)
+            each.append(_merged(control))
+        return self._cut(np.array(lengths, np.int64), np.array(each, np.int64))
+
+
+def _merged(control: list[tuple[int, int, bytes]]) -> int:
+    """Octets of each datagram in the message; 0: it is one datagram."""
+    for level, kind, data in control:
+        if (level, kind) == (SOL_UDP, UDP_GRO) and len(data) >= 4:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
 
 
 class SureReader:

@@ -23,8 +23,9 @@ import numpy as np
 
 from netdump.errors import NetdumpError
 from server.core import HeraldReply, ServerCore
+from server.merged import keep_merged
 from server.packets import AckSender, probe
-from server.readers import MAX_DATAGRAM, OUR_ERRORS, ROWS, Lack, Reader, SureReader
+from server.readers import MAX_DATAGRAM, OUR_ERRORS, Lack, Reader, SureReader
 from server.refusals import OnEvent
 
 #: Receive buffer of a client's socket, bytes. Default sizes hold 92 full frames: a window and a
@@ -72,6 +73,7 @@ class Shell:
         self._lacks = probe()
         slow = {lack.call for lack in self._lacks}
         self._reader = reader or SureReader(max_datagram, "recvmmsg" not in slow, self._tell)
+        self._merged = "UDP_GRO" not in slow
         self._sender = sender or AckSender("UDP_SEGMENT" not in slow, self._tell)
         self._sockets: dict[int, socket.socket] = {}
         self._complaints: dict[int, int] = {}
@@ -149,7 +151,7 @@ class Shell:
     def _answer(self, reply: HeraldReply, client: tuple[str, int], local: str) -> None:
         if reply.fresh:
             try:
-                sock = _connect(local or self.address[0], client)
+                sock = _connect(local or self.address[0], client, self._merged)
             except OSError:
                 self._core.abandon(reply.session_id)
                 return
@@ -178,8 +180,6 @@ class Shell:
             self._complaints.pop(session_id, None)
             acks = self._core.receive(session_id, data, lengths, time.monotonic())
             self._sender.send(sock, acks)
-            if len(lengths) < ROWS:
-                return
 
     def _complain(self, session_id: int, error: OSError) -> None:
         """Its socket erred. Once means nothing; for ever it would keep the loop from the others."""
@@ -192,7 +192,7 @@ class Shell:
     def _tell(self, lack: Lack) -> None:
         """A fast call does not work: say so once. It changes the speed alone."""
         if self._on_event is not None:
-            message = f"{lack.why}: from now on a call a datagram, which is slower and as exact"
+            message = f"{lack.why}: from now on a datagram at a time, which is slower and as exact"
             fields = {"call": lack.call, "errno": lack.name, "message": message}
             self._on_event("plain-calls", fields)
 
@@ -241,11 +241,13 @@ def _listen(address: str, port: int) -> socket.socket:
     return sock
 
 
-def _connect(local: str, client: tuple[str, int]) -> socket.socket:
+def _connect(local: str, client: tuple[str, int], merged: bool) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         _enlarge(sock)
+        if merged:
+            keep_merged(sock)
         sock.bind((local, 0))
         sock.connect(client)
         # Between bind and connect anybody could have sent something here. The client could not: it

@@ -21,7 +21,7 @@ from bench.verdict import CaseResult, RunResult
 from bench.wire.contracts import Capability, Direction
 from nic_models.frames import Frames
 from nic_models.narrow import DwordRegisters
-from server.readers import Rows
+from server.merged import Rows
 
 
 def nothing(*_: object, **__: object) -> None:

@@ -163,8 +163,11 @@ def test_without_a_loopback_the_server_starts_and_leaves_segments_alone() -> Non
     )
     if done.returncode == 77:
         pytest.skip("no network namespace to be had: be root, or allow user namespaces")
-    (line,) = done.stdout.splitlines()
-    assert line.startswith("('UDP_SEGMENT', \"can't be tried over the loopback: ")
+    lines = done.stdout.splitlines()
+    assert [line.partition(" \"can't be tried over the loopback: ")[0] for line in lines] == [
+        "('UDP_SEGMENT',",
+        "('UDP_GRO',",
+    ]
 
 
 # -- piece by piece ----------------------------------------------------------------------------
@@ -180,6 +183,18 @@ class Swallowing(socket.socket):
 def test_a_probe_that_hears_nothing_ends_and_believes_the_worst() -> None:
     (lack,) = [lack for lack in probe(Swallowing) if lack.call == "UDP_SEGMENT"]
     assert lack.name == "ETIMEDOUT"
+
+
+class Old(socket.socket):
+    """Of a kernel before 5.0."""
+
+    def setsockopt(self, *args: object) -> None:
+        raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+
+
+def test_a_kernel_that_merges_nothing_is_found_out() -> None:
+    (lack,) = probe(Old)
+    assert (lack.call, lack.name) == ("UDP_GRO", "ENOPROTOOPT")
 
 
 def test_a_probe_without_descriptors_is_no_failure() -> None:
