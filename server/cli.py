@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any, Final
 
@@ -142,8 +143,9 @@ def run(args: argparse.Namespace) -> int:
         idle=args.idle,
         hold=args.hold,
     )
+    reader = ThreadPoolExecutor(1, "read-back")  # it has no thread before it has work
     try:
-        folder = DumpFolder(args.dumpdir, args.fsync)
+        folder = DumpFolder(args.dumpdir, args.fsync, reader.submit)
         core = ServerCore(config, folder, events, time.time)
         shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
     except (StoreError, CannotListen) as error:
@@ -173,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
         folder.close()
+        reader.shutdown()
     return 0
 
 

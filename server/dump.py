@@ -215,6 +215,7 @@ class Dump:
 
     def close(self) -> None:
         """Let go of the files."""
+        self.readback.close()
         self._store.close()
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import Final
 
-from server.store import FileStore, FsyncPolicy, StoreError, error_code
+from server.store import FileStore, FsyncPolicy, Later, StoreError, at_once, error_code
 
 _MAX_PATH_PARTS: Final = 64
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,12 +20,14 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class DumpFolder:
     """The dump folder; calling it makes a FileStore (a ``StoreFactory``)."""
 
-    def __init__(self, path: str, fsync: FsyncPolicy = "finish") -> None:
+    def __init__(self, path: str, fsync: FsyncPolicy = "finish", later: Later = at_once) -> None:
+        """``later``: see ``FileStore``."""
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise StoreError(f"can't open the dump folder {path!r}", error_code(error)) from error
         self._fsync: FsyncPolicy = fsync
+        self._later = later
         try:
             _check_writable(self._fd, path)
         except StoreError:
@@ -33,7 +35,7 @@ class DumpFolder:
             raise
 
     def __call__(self, client: tuple[str, int], path: str) -> FileStore:
-        return FileStore(self._open(path), client[0], self._fsync)
+        return FileStore(self._open(path), client[0], self._fsync, self._later)
 
     def close(self) -> None:
         os.close(self._fd)

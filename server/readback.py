@@ -6,12 +6,13 @@ digested, not the messages (docs/netdump2.md, *Digest*). Rules:
 1. Octets are digested in order, each once. So the reader follows the writer where there is no hole
    behind it, a distance ``LAG`` back: by then the kernel has begun to write them to the disk.
 2. What is digested already and is written again makes it begin again.
-3. Nothing is waited for long: one call reads a bounded stretch, and what is left at the end is read
-   in slices. The server has other clients.
+3. Nothing is waited for long: what is read meanwhile is read beside the server's loop, a stretch
+   at a time (``Store.later``), and what is left at the end in slices. The server has other clients.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import Future, wait
 from typing import Final
 
 from netdump.digest import Digest, Hasher
@@ -29,38 +30,70 @@ class ReadBack:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._hasher = Hasher()
-
-    @property
-    def done(self) -> int:
+        self.done = 0
         """Bytes that were read back and digested, from the beginning on."""
-        return self._hasher.length
+        self._stretch: Future[int] | None = None
+        """The one that is being read; its bytes are not in ``done``."""
+        self._useless: list[Future[int]] = []
+        """Stretches that are being read, and were written again meanwhile."""
 
     def digest(self) -> Digest:
-        """Of those."""
+        """Of what is ``done``; call it when nothing is being read."""
         return self._hasher.digest()
 
     def rewritten(self, start: int) -> None:
         """Bytes from ``start`` on were written again."""
-        if start < self.done:
-            self._hasher = Hasher()
+        if start < self.done + STRETCH * (self._stretch is not None):
+            self._begin_anew()
 
     def follow(self, end: int) -> None:
-        """There is no hole before ``end``: read one stretch, if there is one far enough behind.
-        May raise StoreError.
+        """There is no hole before ``end``: read one stretch, if there is one far enough behind, and
+        none is being read. May raise StoreError, of an earlier one.
         """
-        if end - self.done >= LAG + STRETCH:
-            self._read(STRETCH)
+        self._look()
+        if self._stretch is None and end - self.done >= LAG + STRETCH:
+            self._stretch = self._read(STRETCH)
+            self._look()
 
     def reach(self, end: int) -> bool:
         """Read on to ``end``, at most a slice; whether it was reached. May raise StoreError."""
+        self._settle()
         if self.done > end:
-            self._hasher = Hasher()  # what lay behind the dump was cut off
+            self._begin_anew()  # what lay behind the dump was cut off
         left = min(end - self.done, SLICE)
         while left:
             step = min(left, STRETCH)
-            self._read(step)
+            self._stretch = self._read(step)
+            self._settle()
             left -= step
         return self.done == end
 
-    def _read(self, count: int) -> None:
-        self._hasher.update(self._store.read_back(self.done, count))
+    def close(self) -> None:
+        """Nothing reads the file from now on."""
+        self._begin_anew()
+        wait(self._useless)
+
+    def _read(self, count: int) -> Future[int]:
+        hasher, store, start = self._hasher, self._store, self.done
+
+        def read() -> int:
+            hasher.update(store.read_back(start, count))
+            return count
+
+        return store.later(read)
+
+    def _look(self) -> None:
+        if self._stretch is not None and self._stretch.done():
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for what is being read."""
+        stretch, self._stretch = self._stretch, None
+        if stretch is not None:
+            self.done += stretch.result()
+
+    def _begin_anew(self) -> None:
+        if self._stretch is not None:
+            self._useless = [one for one in self._useless if not one.done()]
+            self._useless.append(self._stretch)
+        self._hasher, self._stretch, self.done = Hasher(), None, 0

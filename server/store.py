@@ -29,6 +29,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Final, Literal, Protocol
 
@@ -101,6 +102,10 @@ class Store(Protocol):
         """The same ``length`` bytes, from the disk if they are ever forced to it; no fewer."""
         ...
 
+    def later(self, read: Callable[[], int]) -> Future[int]:
+        """Call ``read``, which may take long, beside what is being done; or at once."""
+        ...
+
     def finish(self, length: int | None, suffix: str, encrypted: bool) -> str:
         """The dump is complete: cut it to ``length`` bytes and give it its final name."""
         ...
@@ -123,10 +128,28 @@ class Store(Protocol):
 StoreFactory = Callable[[tuple[str, int], str], Store]
 
 
+#: Calls a function at some time, perhaps in another thread.
+Later = Callable[[Callable[[], int]], "Future[int]"]
+
+
+def at_once(read: Callable[[], int]) -> Future[int]:
+    """For a server without threads."""
+    done: Future[int] = Future()
+    try:
+        done.set_result(read())
+    except StoreError as error:
+        done.set_exception(error)
+    return done
+
+
 class FileStore:
     """One dump's files below an open folder, which it owns from now on."""
 
-    def __init__(self, folder_fd: int, host: str, fsync: FsyncPolicy = "finish") -> None:
+    def __init__(
+        self, folder_fd: int, host: str, fsync: FsyncPolicy = "finish", later: Later = at_once
+    ) -> None:
+        """``later``: a thread pool's ``submit``."""
+        self.later = later
         self._folder = folder_fd
         # Numeric addresses pass unchanged; nothing else can name another file.
         self._host = re.sub(r"[^0-9A-Za-z.:_-]", "_", host)[:64]

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import struct
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from netdump.kdh import KernelDumpHeader
 from server import readback
 from server.cli import main
 from server.folder import DumpFolder
-from server.store import StoreError
+from server.store import StoreError, at_once
 from server.verify import verify
 from tests.by_hand import crc_by_hand
 from tests.server_rig import (
@@ -227,6 +229,56 @@ def test_it_is_read_back_behind_the_writer(rig: Rig, monkeypatch: pytest.MonkeyP
     last = 101 + len(parts)
     peer.say(signed(kdh(last, HEADER)))
     assert peer.say(signed(closing(last + 1, IMAGE))) == [last + 2]
+
+
+class Beside:
+    """A thread that does what it was asked to when it is told so."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Callable[[], int], Future[int]]] = []
+
+    def later(self, read: Callable[[], int]) -> Future[int]:
+        self.asked.append((read, Future()))
+        return self.asked[-1][1]
+
+    def go(self) -> None:
+        for read, future in self.asked:
+            future.set_result(read())
+        self.asked.clear()
+
+
+@pytest.mark.parametrize("rewritten", [None, 0, 5000, 9000])
+def test_a_stretch_that_is_read_beside_the_loop_counts_when_it_is_there_and_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewritten: int | None
+) -> None:
+    """What is written again while it is being read is read again, all from the beginning."""
+    monkeypatch.setattr(readback, "LAG", 1000)
+    monkeypatch.setattr(readback, "STRETCH", 4096)
+    beside = Beside()
+    folder = DumpFolder(str(tmp_path), "none", beside.later)
+    store = folder(CLIENT, "")
+    store.begin()
+    store.write(0, [np.frombuffer(IMAGE[:20_000], np.uint8)])
+    reading = readback.ReadBack(store)
+    reading.follow(5000)
+    assert (len(beside.asked), reading.done) == (0, 0), "not far enough behind"
+    reading.follow(20_000)
+    reading.follow(20_000)
+    assert (len(beside.asked), reading.done) == (1, 0), "one at a time"
+    beside.go()
+    reading.follow(20_000)
+    assert (len(beside.asked), reading.done) == (1, 4096)
+    if rewritten is not None:
+        store.write(rewritten, [np.frombuffer(b"other", np.uint8)])
+        reading.rewritten(rewritten)
+        assert reading.done == (4096 if rewritten >= 8192 else 0)
+    beside.go()
+    monkeypatch.setattr(store, "later", at_once)
+    assert reading.reach(20_000)
+    assert reading.digest().value == blake3(store.read(0, 20_000)).digest()
+    reading.close()
+    store.close()
+    folder.close()
 
 
 def test_a_disk_that_can_not_be_read_back_makes_no_complete_dump(
