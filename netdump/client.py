@@ -40,7 +40,7 @@ from netdump.offer import DIGEST
 from netdump.profiles import Profile
 from netdump.sliding import SlidingWindow
 from netdump.udplink import LinkConfig, LinkStats, Tell
-from netdump.window import StopAndWait, fragment
+from netdump.window import StopAndWait, fragment, in_whole_messages
 
 
 class Step(Enum):
@@ -225,7 +225,8 @@ class _Session:
     def _slide(self, window: SlidingWindow) -> None:
         """Straight from memory: nothing that is dumped changes while it is in flight."""
         size = self._link.payload_size
-        tables = (fragment(p.offset, p.address, p.length, size) for p in self._pieces())
+        pieces = in_whole_messages(self._pieces(), size)
+        tables = (fragment(p.offset, p.address, p.length, size) for p in pieces)
         window.send(MessageType.VMCORE, tables)
 
     def _pieces(self) -> Iterator[Piece]:

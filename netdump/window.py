@@ -16,12 +16,14 @@ It counts in polls. No window reads a clock.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump.dumper import Piece
 from netdump.errors import SendFailed
 from netdump.messages import MessageType
 from netdump.profiles import Profile
@@ -72,6 +74,24 @@ def fragment(offset: int, address: int, length: int, size: int) -> NDArray[np.vo
     table["offset"] += offset
     table["address"] += address
     return table
+
+
+def in_whole_messages(pieces: Iterable[Piece], size: int) -> Iterator[Piece]:
+    """The same memory, in pieces that are cut without a rest, as far as they follow each other."""
+    rest: Piece | None = None
+    for piece in pieces:
+        offset, address, length = piece.offset, piece.address, piece.length
+        if rest is not None:
+            if rest.offset + rest.length == offset and rest.address + rest.length == address:
+                offset, address, length = rest.offset, rest.address, rest.length + length
+            else:
+                yield rest
+        over = length % size
+        if length > over:
+            yield Piece(offset, address, length - over)
+        rest = Piece(offset + length - over, address + length - over, over) if over else None
+    if rest is not None:
+        yield rest
 
 
 @lru_cache(maxsize=64)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Final
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdump.dumper import Piece
 from netdump.errors import SendFailed
 from netdump.messages import MessageType
 from netdump.profiles import PROFILES
-from netdump.window import MAX_IN_FLIGHT, AckBits, StopAndWait, fragment
+from netdump.window import MAX_IN_FLIGHT, AckBits, StopAndWait, fragment, in_whole_messages
 from tests.window_rig import LossyLink, lose_once, profile
 
 CHUNK = 64 * 1024
@@ -81,3 +86,28 @@ def test_fragments_cover_a_piece_exactly(offset: int, length: int, size: int) ->
     assert (table["address"] - table["offset"] == 7 - offset).all()
     assert len(table) == max(1, -(-length // size))
     assert MAX_IN_FLIGHT == 64
+
+
+PIECES: Final = st.lists(st.tuples(st.integers(1, 5000), st.booleans()), max_size=30)
+
+
+@given(PIECES, st.integers(1, 1448))
+def test_pieces_that_follow_each_other_are_cut_as_one(
+    lengths: list[tuple[int, bool]], size: int
+) -> None:
+    """Every byte once, in order, each where it was; a message is short where memory has a gap."""
+    pieces, offset, address = [], 0, 4096
+    for length, gap in lengths:
+        address += 8192 * gap
+        pieces.append(Piece(offset, address, length))
+        offset, address = offset + length, address + length
+
+    def places(of: Iterable[Piece]) -> list[tuple[int, int]]:
+        return [(p.offset + at, p.address + at) for p in of for at in range(p.length)]
+
+    joined = list(in_whole_messages(iter(pieces), size))
+    assert places(joined) == places(pieces)
+    short = [p for p in joined if p.length % size]
+    behind = {p.address + p.length for p in short}
+    gaps = {a.address + a.length for a, b in pairwise(pieces) if a.address + a.length != b.address}
+    assert behind <= gaps | {address}
