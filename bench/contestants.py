@@ -8,6 +8,7 @@ By itself it plays one, in a process of its own, and prints what came of it:
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -113,6 +114,10 @@ class Played:
     """Frames a second of real time."""
     played: float
     """MB of dump a second of real time."""
+    ours: float
+    """CPU time of the bench a frame, us, of the whole run: boot, client, NIC, wire, oracles."""
+    theirs: float
+    """The same of the processes that it started: the server, and QEMU where there is one."""
 
 
 def play(contestant: Contestant, mib: int) -> Played:
@@ -120,7 +125,7 @@ def play(contestant: Contestant, mib: int) -> Played:
     clock = RealClock()
     story = scenario(contestant, mib)  # loads the parts: that is no part of the run
     with scratch("run") as folder:
-        began = clock.now_ns()
+        began, before = clock.now_ns(), os.times()
         result = run_scenario(
             story,
             tier=contestant.tier,
@@ -129,7 +134,7 @@ def play(contestant: Contestant, mib: int) -> Played:
             run_folder=folder.path,
             progress=Silent(),
         )
-        took = (clock.now_ns() - began) / 1e9
+        took, after = (clock.now_ns() - began) / 1e9, os.times()
     case = result.cases[0]
     if not case.met:
         raise SystemExit(f"{contestant}: {'; '.join(case.unmet)}: nothing was measured")
@@ -137,6 +142,8 @@ def play(contestant: Contestant, mib: int) -> Played:
         rate=case.dump_bytes / case.seconds / 1e6,
         frames=case.frames / took,
         played=case.dump_bytes / took / 1e6,
+        ours=sum(after[:2], -sum(before[:2])) / case.frames * 1e6,
+        theirs=sum(after[2:4], -sum(before[2:4])) / case.frames * 1e6,
     )
 
 

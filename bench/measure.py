@@ -13,6 +13,9 @@ run's clock: virtual in ``sim``, where it is the modelled machine's rate. What t
 plays is told over the *real* time of the whole run, boot to verdict: MB/s of the dump, and frames/s
 on the wire, both ways. (With selective acks there are half as many frames to a dump.)
 
+us/frame is CPU time over frames on the wire: of the bench, which is client, NIC, wire and oracles,
+and of what it started, the server and QEMU; of the whole run, so a small dump has much start in it.
+
 Peak memory is that of one more run, which nobody takes the time of (``bench/peak``), and is told of
 larger dumps, too: there the rate is that of the same run.
 
@@ -87,6 +90,9 @@ class Figures:
     """MB of dump a second of real time."""
     ratio: list[float] = field(default_factory=list)
     """To the peer, in the same round."""
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    """CPU time a frame, us: ``contestants.Played``."""
     peak: int | None = None
     """Bytes of memory that a run held at the most."""
 
@@ -177,6 +183,8 @@ def _measure(contestant: Contestant, mib: int, figures: Figures) -> None:
     figures.rate.append(came.rate)
     figures.frames.append(came.frames)
     figures.played.append(came.played)
+    figures.ours.append(came.ours)
+    figures.theirs.append(came.theirs)
 
 
 def _watched(contestant: Contestant, mib: int) -> tuple[Played, int]:
@@ -286,6 +294,8 @@ def _document(results: dict[Contestant, Figures], peer: Figures, lacks: str) -> 
                 "frames/s": _median(figures.frames),
                 "MB/s played": _median(figures.played),
                 "ratio": None if contestant.virtual else _median(figures.ratio),
+                "CPU us/frame, bench": _median(figures.ours),
+                "CPU us/frame, server": _median(figures.theirs),
                 "peak bytes": figures.peak,
             }
             for contestant, figures in results.items()
@@ -303,8 +313,9 @@ def _print(
     table = Table(title=f"{mib} MiB, median of {rounds}, oracles and capture on")
     for heading in ("tier", "profile"):
         table.add_column(heading)
-    headings = ("MB/s", "x tftpd-hpa", "MB/s played", "frames/s played", "peak MiB", "x dump")
-    for heading in headings:
+    headings = ("MB/s", "x tftpd-hpa", "MB/s played", "frames/s played")
+    cpu = ("us/frame, bench", "server")
+    for heading in (*headings, *cpu, "peak MiB", "x dump"):
         table.add_column(heading, justify="right")
     for contestant, figures in results.items():
         ratio = None if contestant.virtual else _median(figures.ratio)
@@ -315,6 +326,8 @@ def _print(
             "" if ratio is None else f"{ratio:.2f}",
             f"{_median(figures.played) or 0:,.1f}",
             f"{_median(figures.frames) or 0:,.0f}",
+            f"{_median(figures.ours) or 0:,.1f}",
+            f"{_median(figures.theirs) or 0:,.1f}",
             *_peak(figures.peak or 0, mib),
         )
     if peer.rate:
