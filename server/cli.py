@@ -22,12 +22,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any, Final
 
 from netdump.errors import NetdumpError
 from netdump.messages import HEADER_SIZE, HERALD_PORT
+from server.beside import Later, one_thread
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
@@ -134,6 +134,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit status. Must be called in the main thread."""
+    with one_thread() as later:
+        return _serve(args, later)
+
+
+def _serve(args: argparse.Namespace, later: Later) -> int:
     events = EventLines(args.json, "quiet" if args.quiet else "all" if args.verbose else "notable")
     config = ServerConfig(
         rescue=not args.no_rescue,
@@ -143,9 +148,8 @@ def run(args: argparse.Namespace) -> int:
         idle=args.idle,
         hold=args.hold,
     )
-    reader = ThreadPoolExecutor(1, "read-back")  # it has no thread before it has work
     try:
-        folder = DumpFolder(args.dumpdir, args.fsync, reader.submit)
+        folder = DumpFolder(args.dumpdir, args.fsync, later)
         core = ServerCore(config, folder, events, time.time)
         shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
     except (StoreError, CannotListen) as error:
@@ -175,7 +179,6 @@ def run(args: argparse.Namespace) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
         folder.close()
-        reader.shutdown()
     return 0
 
 

@@ -11,7 +11,8 @@ import errno
 import os
 from typing import Final
 
-from server.store import FileStore, FsyncPolicy, Later, StoreError, at_once, error_code
+from server.beside import Later, at_once
+from server.store import FileStore, FsyncPolicy, StoreError, error_code
 
 _MAX_PATH_PARTS: Final = 64
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.errors import NetdumpError
+from server.beside import Later, at_once
 
 #: When bytes are forced to the disk: never, before FINISHED is acknowledged, before each ack.
 FsyncPolicy = Literal["none", "finish", "always"]
@@ -126,20 +127,6 @@ class Store(Protocol):
 #: Makes the store for a client (address, port) in the folder that its HERALD asked for, "" for
 #: none. Raises StoreError where that folder can't be used.
 StoreFactory = Callable[[tuple[str, int], str], Store]
-
-
-#: Calls a function at some time, perhaps in another thread.
-Later = Callable[[Callable[[], int]], "Future[int]"]
-
-
-def at_once(read: Callable[[], int]) -> Future[int]:
-    """For a server without threads."""
-    done: Future[int] = Future()
-    try:
-        done.set_result(read())
-    except StoreError as error:
-        done.set_exception(error)
-    return done
 
 
 class FileStore:

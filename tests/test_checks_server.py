@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import struct
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 
 from netdump.kdh import KernelDumpHeader
 from server import readback
+from server.beside import at_once, one_thread
 from server.cli import main
 from server.folder import DumpFolder
-from server.store import StoreError, at_once
+from server.store import StoreError
 from server.verify import verify
 from tests.by_hand import crc_by_hand
 from tests.server_rig import (
@@ -279,6 +281,18 @@ def test_a_stretch_that_is_read_beside_the_loop_counts_when_it_is_there_and_as_i
     reading.close()
     store.close()
     folder.close()
+
+
+def test_without_a_thread_to_be_had_it_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with one_thread() as later:
+        assert later(threading.get_ident).result() != threading.get_ident()
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with one_thread() as later:
+        assert later(threading.get_ident).result() == threading.get_ident()
 
 
 def test_a_disk_that_can_not_be_read_back_makes_no_complete_dump(
