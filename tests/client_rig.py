@@ -282,6 +282,7 @@ def play(
     ring: int = 10_000,
     sticks_after: int = 10_000,
     noise: list[list[bytes]] | None = None,
+    nic_of: type[FakeNic] = FakeNic,
 ) -> Played:
     """One dump, from boot to report."""
     memory = PhysicalMemory(MEMORY, 2 << 20)
@@ -290,7 +291,7 @@ def play(
     # A stock client overwrites its 64 KiB buffer once it believes all of it acknowledged: a late
     # read finds other bytes there. That is its own defect, and another test's.
     dma_late = not profile.copies_to_buffer
-    nic = FakeNic(
+    nic = nic_of(
         memory,
         peer,
         pool,

@@ -6,18 +6,34 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 
 from netdump.client import Step
+from netdump.contracts import TxBatch
 from netdump.inet import Checks
 from netdump.profiles import PROFILES
+from nic_models.frames import Frames
 from tests import client_rig as rig
-from tests.client_rig import HERALD, STOCK, VMCORE, Peer, Sent, ack, ended, impatient, play, told_as
+from tests.client_rig import (
+    HERALD,
+    KDH,
+    STOCK,
+    VMCORE,
+    FakeNic,
+    Peer,
+    Sent,
+    ack,
+    ended,
+    impatient,
+    play,
+    told_as,
+)
 
 
 def selectively(
-    lose_ack: Callable[[int], bool] = lambda number: False,
+    lose_ack: Callable[[int], bool] = lambda number: False, taken: int = 1
 ) -> Callable[[Sent], list[bytes]]:
     """A server that takes selective acks alone: one for all that it has, each time it is sent
     something.
@@ -32,7 +48,7 @@ def selectively(
         if sent.kind == HERALD:
             assert sent.aux2 == 0x4E443207
         following = min(n for n in range(min(kept), max(kept) + 2) if n not in kept)
-        words = [0x4E443201, following]
+        words = [0x4E443200 | taken, following]
         for first in sorted(n for n in kept if n > following and n - 1 not in kept):
             words += [first, min(n for n in range(first, max(kept) + 2) if n not in kept)]
         payload = struct.pack(f">{len(words)}I", *words)
@@ -115,6 +131,45 @@ def test_a_selective_ack_to_another_mac_is_counted_by_who_never_looks() -> None:
     done = play(lax, peer)
     assert done.report.claims_success
     assert done.report.stats.foreign_accepted == done.report.stats.selective_acks > 0
+
+
+class Tardy(FakeNic):
+    """It reads the header's first copy a while after the doorbell, others when more is rung for."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.polls = 0
+        self.first: tuple[bytes, int, int] | None = None
+        self._late: list[tuple[bytes, int, int]] = []
+
+    def transmit(self, batch: TxBatch) -> int:
+        taken = super().transmit(batch)
+        if batch.headers[0, 42:46].tobytes() == KDH.to_bytes(4, "big"):
+            if self.first is None:
+                self.first = self._queued.pop()
+            else:
+                self._late.append(self._queued.pop())
+        else:
+            self._queued = [*self._late, *self._queued]
+            self._late = []
+        return taken
+
+    def poll(self, budget: int) -> Frames:
+        self.polls += self.first is not None
+        if self.polls == 20 and self.first is not None:
+            self._queued.append(self.first)
+        return super().poll(budget)
+
+
+def test_a_copy_that_waits_in_the_ring_is_not_overwritten_by_the_next_message() -> None:
+    """The header's first copy is acknowledged, and its second, a probe, not read yet, when FINISHED
+    is made, which has a digest.
+    """
+    done = play(PROFILES["netdump2"], Peer(selectively(taken=5)), nic_of=Tardy)
+    assert done.report.claims_success
+    headers = [sent.payload for sent in done.peer.sent if sent.kind == KDH]
+    assert len(headers) > 1
+    assert len(set(headers)) == 1
 
 
 @pytest.mark.parametrize("lost", [60, 100])

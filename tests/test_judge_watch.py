@@ -160,3 +160,14 @@ def test_the_sample_to_play_again_is_of_acknowledged_messages_from_both_ends_of_
     assert len(sample) <= 64
     assert all(sample[seqno] == frames[seqno] for seqno in (0, 31, 99))
     assert 7 not in sample, "the server never had it: to send it is no repetition"
+
+
+def test_a_broken_copy_of_a_message_is_not_played_again() -> None:
+    """A NIC that read its buffer late sent one: no server answers it, and none is to be blamed."""
+    right = wf.vmcore(5, 100)
+    broken = right[:80] + bytes([right[80] ^ 1]) + right[81:]
+    unsummed = right[:40] + bytes(2) + right[42:]
+    assert witness(right, broken, wf.ack(5)).sample() == {5: right}
+    assert witness(broken, right, wf.ack(5)).sample() == {5: right}
+    assert witness(right, unsummed, wf.ack(5)).sample() == {5: unsummed}, "RFC 768: no checksum"
+    assert witness(right, right[:-1], wf.ack(5)).sample() == {5: right}

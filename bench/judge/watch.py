@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bench.wire.contracts import Direction
 from bench.wire.kinds import are_acks, are_messages, are_pieces
+from netdump.checksum import ones_sum
 from netdump.messages import ACK_SIZE, HEADER, HEADER_SIZE, MessageType
 from nic_models.frames import Frames
 
@@ -195,9 +196,23 @@ class NetdumpWatch:
     def sample(self) -> dict[int, bytes]:
         """Messages, by seqno, that the server has acknowledged: the first of the run and some of
         the last, HERALD, header and FINISHED among them. What a replay sends again.
+
+        Of the copies of a message one that a host takes: a NIC or a driver may have sent a broken
+        one, too, which no server is to answer.
         """
         acked = set(np.concatenate([_NO_SEQNOS, *self._acked]).tolist())
-        return {s: frame for s, frame in (*self._head, *self._tail) if s in acked}
+        kept = (*self._head, *self._tail)
+        return {s: frame for s, frame in kept if s in acked and _is_whole(frame)}
+
+
+def _is_whole(frame: bytes) -> bool:
+    """Whether its UDP checksum is right, or there is none (RFC 768)."""
+    length = int.from_bytes(frame[38:40], "big")
+    pseudo = frame[26:34] + bytes((0, 17)) + frame[38:40]
+    datagram = frame[34 : 34 + length]
+    return datagram[6:8] == bytes(2) or (
+        len(datagram) == length and ones_sum(pseudo + datagram) == 0
+    )
 
 
 def _claims(payload: bytes) -> list[Claim]:

@@ -209,6 +209,8 @@ def _options(config: LinuxConfig) -> VmOptions:
         "console": "ttyS0",
         "mem": f"{config.memory_size >> 20}M",
         "net.ifnames": "0",
+        # Else the kernel panics at boot when a busy host keeps the emulated timer from ticking.
+        "no_timer_check": "",
         "nb.ip": config.address,
         "nb.hostname": config.hostname,
     }
