@@ -13,7 +13,7 @@ INPUTS   := pyproject.toml constraints.txt scripts/make-venv
 export PYTHON NAME TIER SEED PROFILE NIC SERVER CLIENT KERNEL MODULES
 
 .DEFAULT_GOAL := help
-.PHONY: help scenario list doctor parts test lint bench soak serve clean
+.PHONY: help scenario list doctor parts test lint bench shootout soak serve clean
 
 help:
 	@echo 'make scenario NAME=promisc-panic [TIER=tap|qemu|sim] [SEED=1] [PROFILE=netdump2]'
@@ -27,15 +27,19 @@ help:
 	@echo '                 the dump server by itself, for a real network'
 	@echo 'make test        all tests        make lint    ruff, mypy, import-linter'
 	@echo 'make bench       MB/s of each tier and profile, next to tftpd-hpa'
+	@echo 'make shootout    netdump, netdump2 and TFTP side by side: docs/protocol-shootout.md, written anew'
 	@echo 'make soak        100,000 random steps on our NIC and on QEMU: do they agree? [ARGS="--nic NAME"]'
 	@echo 'make clean       remove run folders, caches and the virtual environment'
 
-# What a scenario needs, and what development needs besides: one environment, two stages.
+# What a scenario needs, and what development and plots need besides: one environment, three stages.
 $(VENV)/.ready: $(INPUTS)
 	@$(SETUP)
 
 $(VENV)/.ready-dev: $(INPUTS)
 	@$(SETUP) dev
+
+$(VENV)/.ready-plots: $(INPUTS)
+	@$(SETUP) plots
 
 scenario: $(VENV)/.ready
 	@if [ -z "$$NAME" ]; then \
@@ -58,6 +62,9 @@ serve: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(VENV)/bin/python -m bench.measure $(ARGS)
+
+shootout: $(VENV)/.ready-plots
+	@$(VENV)/bin/python -m bench.shootout $(ARGS)
 
 soak: $(VENV)/.ready
 	@$(VENV)/bin/python -m bench.truth --steps 100000 $(ARGS)

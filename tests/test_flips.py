@@ -9,13 +9,16 @@ import pytest
 
 from bench import stations
 from bench.clock import VirtualClock
+from bench.errors import BadInput
 from bench.servers.names import OURS
+from bench.story.flips import Carriers
 from bench.verdict import CaseResult
 from bench.wire.actions import mend
 from bench.wire.faults import Faults, Rule
 from guest.synthetic.load import checksum
 from nic_models.frames import Frames
 from server.verify import WRONG, verify
+from tests import tftp_frames as tf
 from tests import wire_frames as wf
 from tests.fakes import FakeWire
 from tests.scenario_rig import made, played
@@ -71,6 +74,22 @@ def test_a_bit_can_be_chosen() -> None:
         rule = Rule(action, index=(0,), bit=8 * 9 + 3)
         Faults(inner, [rule], seed=1, clock=VirtualClock()).send(Frames.of([frame]))
         assert inner.sent[0][at] == frame[at] ^ 0x10
+
+
+@pytest.mark.parametrize(("after", "number"), [(0xFFFF, 0), (0, 1), (1, 2)])
+def test_an_octet_is_found_in_blocks_that_only_have_a_number(after: int, number: int) -> None:
+    """Also beyond block 65,535, where the numbers begin anew."""
+    blocks = [1, 0x7000, 0xE000, 0xFFFF, *range(after + 1 if after < 0xFFFF else 0)]
+    carriers = Carriers()
+    for block in blocks:
+        assert carriers.find(Frames.of([tf.data(block, bytes(512))]), 1 << 40) is None
+    place = (65_536 + number - 1) * 512 + 9
+    frames = Frames.of([wf.vmcore(1), tf.data(number, bytes(range(100)))])
+    found = carriers.find(frames, place)
+    assert found is not None
+    row, column = found
+    assert (row, frames.data[row, column]) == (1, 9)
+    assert carriers.find(frames, place + 100) is None, "the last block is shorter"
 
 
 def test_the_page_of_who_notices_is_what_the_scenario_shows() -> None:
@@ -154,14 +173,41 @@ def test_each_bit_that_flips_on_the_disk_later_is_noticed_by_verify(tmp_path: Pa
         assert verify(str(dump.path))[0] == WRONG
 
 
-def test_a_stock_client_notices_none_of_these(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("client", "server", "flipping"),
+    [
+        ('profile = "freebsd-14"', "", 'kind = "flipping"'),
+        (
+            'client = { kind = "tftp" }',
+            'server = { kind = "tftp" }',
+            'kind = "flipping", protocol = "tftp"',
+        ),
+    ],
+)
+def test_neither_a_stock_client_nor_tftp_notices_any_of_these(
+    tmp_path: Path, client: str, server: str, flipping: str
+) -> None:
     places = drawn(4, 5)
-    cases = [f'machine = {{ flips = "nic-sums", flip_bit = {bit} }}' for bit in places]
-    cases += [f'machine = {{ flips = "buffer", flip_bit = {bit} }}' for bit in places]
-    cases += [f'server = {{ kind = "flipping", station = "cache", bit = {bit} }}' for bit in places]
+    cases = [
+        f'machine = {{ flips = "{s}", flip_bit = {bit} }}\n{server}'
+        for s in ("nic-sums", "buffer")
+        for bit in places
+    ]
+    cases += [
+        f'server = {{ {flipping}, station = "{s}", bit = {bit} }}'
+        for s in ("memory", "cache", "disk")
+        for bit in places
+    ]
     text = SMALL.replace("retries = 1", "retries = 9") + "".join(
-        f'[[case]]\nname = "{i}"\nprofile = "freebsd-14"\n{case}\n'
-        'expect = { outcome = "silent-hole" }\n'
+        f'[[case]]\nname = "{i}"\n{client}\n{case}\nexpect = {{ outcome = "silent-hole" }}\n'
         for i, case in enumerate(cases)
     )
     assert {case.outcome for case in played(made(text), "sim", tmp_path).cases} == {"silent-hole"}
+
+
+def test_a_tftp_server_that_flips_is_told_nothing_that_only_netdumps_knows() -> None:
+    with pytest.raises(BadInput, match=r"server\.rescue.*says nothing"):
+        made(
+            '[[case]]\nclient = { kind = "tftp" }\nexpect = { outcome = "complete" }\nserver = '
+            '{ kind = "flipping", protocol = "tftp", station = "disk", rescue = false }\n'
+        )

@@ -30,6 +30,7 @@ from bench.wire.namespace import NetNamespace
 from bench.wire.segment import Segment
 from bench.wire.tap import TapWire, can_tap
 from tests.patience import HANG_S
+from tests.scenario_rig import made, played
 
 TAP: Final = can_tap()
 LACKS: Final = [found.why for found in (TAP, can_play(HPA), can_play(ATFTPD)) if not found.ok]
@@ -396,6 +397,33 @@ def test_tftpd_hpa_lowers_a_block_to_what_it_may(start: Start, namespace: NetNam
     start("tftpd-hpa", blksize=1024)
     with Talk(namespace, blksize=1428) as talk:
         assert talk.begin() == b"\0\6blksize\x001024\0"
+
+
+@both
+def test_what_the_udp_checksum_does_not_see_no_stock_server_notices(
+    kind: str, tmp_path: Path
+) -> None:
+    """As docs/who-notices.md says of a server of ours."""
+    wire = 'wire = {{ fault = [{{ does = "{}", kind = "data", index = {} }}] }}'
+    stations = {
+        "the NIC": ('machine = { flips = "nic" }', "complete"),
+        "the wire": (wire.format("corrupt", "20, bit = 5_000"), "complete"),
+        "the buffer": ('machine = { flips = "buffer" }', "silent-hole"),
+        "sums": ('machine = { flips = "nic-sums" }', "silent-hole"),
+        "mended": (wire.format("mended", "20, bit = 5_000"), "silent-hole"),
+        "swapped": (wire.format("swap-words", "'20..40'"), "silent-hole"),
+    }
+    text = (
+        '[machine]\nmemory = "256 KiB"\nload = "none"\nflip_bit = 800_003\n[nic]\nrx_ring = 64\n'
+        f'[client]\nkind = "tftp"\n[server]\nkind = "{kind}"\n'
+    ) + "".join(
+        f'[[case]]\nname = "{name}"\n{how}\nexpect = {{ outcome = "{outcome}" }}\n'
+        for name, (how, outcome) in stations.items()
+    )
+    cases = played(made(text, "tap"), "tap", tmp_path).cases
+    assert {case.group: case.outcome for case in cases} == {
+        name: outcome for name, (_, outcome) in stations.items()
+    }
 
 
 # --- what a machine lacks -------------------------------------------------------------------------

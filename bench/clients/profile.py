@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
@@ -30,6 +30,8 @@ class ProfileOptions(Table):
     """How often that is done without progress before the client gives up."""
     window: Annotated[StrictInt | None, Field(ge=1, le=65_536)] = None
     """The most frames in flight, of a client with a sliding window."""
+    header: Literal["first", "last"] | None = None
+    """When the kernel dump header goes: before the data, or behind them."""
     footer: StrictBool | None = None
     """Send a second copy of the header after the data: it lets a server confirm the tail."""
     selective_acks: StrictBool | None = None
@@ -57,6 +59,8 @@ def profile_of(case: ResolvedCase) -> Profile:
         row = replace(row, retries=wanted.retries)
     if wanted.window is not None:
         row = replace(row, window_frames=wanted.window)
+    if wanted.header is not None:
+        row = replace(row, header=wanted.header)
     if wanted.footer is not None:
         row = replace(row, footer=wanted.footer)
     if wanted.selective_acks is not None:
@@ -99,7 +103,7 @@ PROFILE: Final = ClientKind(
     ),
     profile=profile_of,
     profiles=True,
-    asks=frozenset({"footer", "selective_acks", "message_crc", "dump_digest", "path"}),
+    asks=frozenset({"header", "footer", "selective_acks", "message_crc", "dump_digest", "path"}),
     tunes=frozenset({"polls", "retries", "window"}),
     patience_s=GIVEN_UP_S,
 )

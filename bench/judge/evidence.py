@@ -108,6 +108,10 @@ def gather(
     server = stage.server
     if server is not None and report.claims_success and _AGAIN[server.protocol].in_place:
         _await_length(server, stage, (told.image or expected).length)
+    if told.lost and stage.row.virtual:
+        # What it had sent was on its way. On a real wire it arrives by itself.
+        stage.clock.delay_us(stage.settle_us)
+        stage.far_end(stage.clock.now_ns())
     before = _settled(stage)
     strangers: list[str] = []
     if server is not None:

@@ -10,9 +10,13 @@
     nic-sums  the FIFO of a NIC that makes the       once, before it makes that checksum
               UDP checksum itself
 
-``netdump2`` sends from memory, so there the buffer is memory itself; a stock client's is the 64 KiB
-that it copies a chunk to. A bit is counted in the dump, from its first octet on; of ``memory`` from
-the first octet of memory on, for what lies before is made anew after the panic. Each flips once.
+``netdump2`` and TFTP's client send from memory, so there the buffer is memory itself; a stock
+client's is the 64 KiB that it copies a chunk to. A bit is counted in the dump, from its first octet
+on; of ``memory`` from the first octet of memory on, for what lies before is made anew after the
+panic. Each flips once.
+
+Which frame carries an octet, netdump's says itself. A block of TFTP's only has a number, so its
+place is a multiple of the first block's length, which is that of all but the last.
 """
 
 from __future__ import annotations
@@ -22,15 +26,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.judge.tftp import AT_DATA, Transfer
 from bench.wire.actions import mend
 from bench.wire.contracts import Wire
+from bench.wire.kinds import CODE, classify, leading_words
 from netdump.contracts import DebugnetMethods, Event, FrameBlock, Memory, TxBatch
 from netdump.dumper import DumpImage
-from netdump.messages import HEADER, HEADER_SIZE, MessageType
+from netdump.messages import HEADER, HEADER_SIZE
 from nic_models.frames import Frames
 
-#: Octets of a frame before netdump's header.
+Ints = NDArray[np.int64]
+
+#: Octets of a frame before netdump's header, and before the dump's.
 _BELOW: Final = 42
+_AT_MESSAGE: Final = _BELOW + HEADER_SIZE
+#: Of a DATA, 16-bit words: UDP's length, which counts two headers, and the block's number.
+_UDP_LENGTH, _BLOCK, _UDP_AND_TFTP = 19, 22, 12
 STATIONS: Final = ("memory", "buffer", "nic", "nic-sums")
 
 
@@ -45,20 +56,45 @@ def flip_memory(memory: Memory, image: DumpImage, bit: int) -> None:
     raise ValueError(f"machine.flip_bit = {bit}: no so many bits of memory are dumped")
 
 
-def _carrier(heads: NDArray[np.uint8], place: int) -> tuple[int, int] | None:
-    """Of frames' beginnings, uint8 (n, >= 66), the first that carries that octet of the dump, and
-    where in its payload.
-    """
-    if heads.shape[1] < _BELOW + HEADER_SIZE:
+class Carriers:
+    """Looks for an octet of the dump among the frames that a client sends; show it all of them."""
+
+    def __init__(self) -> None:
+        self._transfer = Transfer()
+        self._blksize = 0
+
+    def find(self, frames: Frames, place: int) -> tuple[int, int] | None:
+        """The first frame that carries the octet, and the column where it lies; None: none does.
+
+        Only the beginnings of the frames are looked at, so there need be no more of them.
+        """
+        kinds = classify(frames)
+        for kind, first, extents in (
+            ("vmcore", _AT_MESSAGE, self._of_messages),
+            ("data", AT_DATA, self._of_blocks),
+        ):
+            rows = np.flatnonzero(kinds == CODE[kind])
+            if not len(rows):
+                continue
+            starts, lengths = extents(frames.take(rows))
+            found = (starts <= place) & (place < starts + lengths)
+            if found.any():
+                row = int(np.argmax(found))
+                return int(rows[row]), first + place - int(starts[row])
         return None
-    octets = np.ascontiguousarray(heads[:, _BELOW : _BELOW + HEADER_SIZE])
-    rows = octets.view(HEADER)[:, 0]
-    start, length = rows["offset"].astype(np.int64), rows["length"].astype(np.int64)
-    found = (rows["type"] == MessageType.VMCORE) & (start <= place) & (place < start + length)
-    if not found.any():
-        return None
-    row = int(np.argmax(found))
-    return row, place - int(start[row])
+
+    def _of_messages(self, frames: Frames) -> tuple[Ints, Ints]:
+        octets = np.ascontiguousarray(frames.data[:, _BELOW:_AT_MESSAGE])
+        rows = octets.view(HEADER)[:, 0]
+        return rows["offset"].astype(np.int64), rows["length"].astype(np.int64)
+
+    def _of_blocks(self, frames: Frames) -> tuple[Ints, Ints]:
+        words = leading_words(frames, _BLOCK + 1).astype(np.int64)
+        numbers = self._transfer.numbers(words[:, _BLOCK])
+        self._transfer.highest = max(self._transfer.highest, int(numbers.max()))
+        lengths = words[:, _UDP_LENGTH] - _UDP_AND_TFTP
+        self._blksize = self._blksize or int(lengths[0])
+        return numbers * self._blksize, lengths
 
 
 class FlippingBuffer:
@@ -68,6 +104,7 @@ class FlippingBuffer:
         self._inner = inner
         self._memory = memory
         self._bit: int | None = bit
+        self._carriers = Carriers()
 
     @property
     def mac(self) -> bytes:
@@ -84,9 +121,14 @@ class FlippingBuffer:
         self._inner.event(what)
 
     def transmit(self, batch: TxBatch) -> int:
-        if self._bit is not None and (found := _carrier(batch.headers, self._bit // 8)):
-            row, at = found
-            self._memory.buffer[int(batch.payload_addresses[row]) + at] ^= 0x80 >> self._bit % 8
+        if self._bit is None:
+            return self._inner.transmit(batch)
+        lengths = batch.header_lengths + batch.payload_lengths
+        heads = Frames(batch.headers, lengths, np.zeros(len(batch), np.int64))
+        if found := self._carriers.find(heads, self._bit // 8):
+            row, column = found
+            at = int(batch.payload_addresses[row]) + column - int(batch.header_lengths[row])
+            self._memory.buffer[at] ^= 0x80 >> self._bit % 8
             self._bit = None
         return self._inner.transmit(batch)
 
@@ -102,12 +144,13 @@ class FlippingNic:
         self._inner = inner
         self._bit: int | None = bit
         self._sums = sums
+        self._carriers = Carriers()
 
     def send(self, frames: Frames) -> None:
-        if self._bit is not None and (found := _carrier(frames.data, self._bit // 8)):
-            row, at = found
+        if self._bit is not None and (found := self._carriers.find(frames, self._bit // 8)):
+            row, column = found
             frames = Frames(frames.data.copy(), frames.lengths, frames.time_ns)
-            frames.data[row, _BELOW + HEADER_SIZE + at] ^= 0x80 >> self._bit % 8
+            frames.data[row, column] ^= 0x80 >> self._bit % 8
             if self._sums:
                 mend(frames.data[row], int(frames.lengths[row]))
             self._bit = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -32,26 +33,28 @@ class Upload:
 
     def __init__(self, folder: Path, name: str, room: int | None) -> None:
         self._final = folder / name
-        self._partial = folder / (name + PARTIAL)
+        self.path = folder / (name + PARTIAL)
+        """Where it lies while it is written."""
+        self.length = 0
+        """Octets that are stored."""
         self._room = room
-        self._length = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd: int | None = os.open(self._partial, flags, 0o644)
+        self._fd: int | None = os.open(self.path, flags, 0o644)
 
     def write(self, octets: bytes | memoryview) -> None:
         """Append. ``OSError``: the disk does not take it all."""
         assert self._fd is not None, "not closed"
-        if self._room is not None and self._length + len(octets) > self._room:
+        if self._room is not None and self.length + len(octets) > self._room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rest = memoryview(octets)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
-        self._length += len(octets)
+        self.length += len(octets)
 
     def finish(self) -> None:
         """It is whole."""
         self.close()
-        os.replace(self._partial, self._final)
+        os.replace(self.path, self._final)
 
     def close(self) -> None:
         """It stays what it is."""
@@ -60,12 +63,18 @@ class Upload:
             self._fd = None
 
 
+#: ``(folder, name, room)`` -> a file that is begun.
+MakeUpload = Callable[[Path, str, int | None], Upload]
+
+
 class Folder:
     """The files of one server."""
 
-    def __init__(self, path: Path, config: TftpConfig) -> None:
+    def __init__(self, path: Path, config: TftpConfig, upload: MakeUpload = Upload) -> None:
+        """``upload``: the place for a disk that lies."""
         self._path = path
         self._config = config
+        self._upload = upload
 
     def open(self, file: bytes) -> tuple[str, Upload]:
         """Begin a file; its name. Raises ``NoFile``."""
@@ -76,7 +85,7 @@ class Folder:
         if not there and self._config.existing == "required":
             raise NoFile(Code.NOT_FOUND, f"there is no {name}, and none is made")
         try:
-            return name, Upload(self._path, name, self._config.room)
+            return name, self._upload(self._path, name, self._config.room)
         except OSError as error:
             raise NoFile(code_of(error), error.strerror or "it can't be written") from error
 

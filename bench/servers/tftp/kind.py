@@ -16,7 +16,7 @@ from bench.servers.names import DumpNames
 from bench.servers.simhost.host import SimHost
 from bench.servers.tftp.config import TftpConfig
 from bench.servers.tftp.core import TftpCore
-from bench.servers.tftp.folder import PARTIAL, Folder
+from bench.servers.tftp.folder import PARTIAL, Folder, MakeUpload, Upload
 from bench.table import Table
 from netdump.tftp.packets import SERVER_PORT
 
@@ -69,9 +69,18 @@ class SimulatedTftp(Simulated):
     names = NAMES
     port = SERVER_PORT
 
-    def __init__(self, host: SimHost, dumpdir: Path, config: TftpConfig | None = None) -> None:
+    def __init__(
+        self,
+        host: SimHost,
+        dumpdir: Path,
+        config: TftpConfig | None = None,
+        *,
+        upload: MakeUpload = Upload,
+    ) -> None:
+        """``upload`` makes each file: the place for a disk that lies."""
         super().__init__(host, dumpdir)
         self._config = config or TftpConfig()
+        self._upload = upload
         self.core: TftpCore | None = None
         """The living server; None between two lives."""
 
@@ -80,7 +89,7 @@ class SimulatedTftp(Simulated):
         return self.core is not None
 
     def _bring_up(self) -> TftpCore:
-        self.core = TftpCore(self._config, Folder(self.dumpdir, self._config))
+        self.core = TftpCore(self._config, Folder(self.dumpdir, self._config, self._upload))
         return self.core
 
     def _finish(self) -> None:
