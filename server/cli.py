@@ -26,10 +26,12 @@ from types import FrameType
 from typing import Any, Final
 
 from netdump.errors import NetdumpError
+from netdump.keys import KEY_SIZE
 from netdump.messages import HEADER_SIZE, HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.gate import BadKeys, parse_keys
 from server.readers import MAX_DATAGRAM
 from server.shell import CannotListen, Shell
 from server.store import StoreError
@@ -120,6 +122,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest datagram understood, for clients with a large MTU (%(default)s)",
     )
     add(
+        "--key-file",
+        metavar="FILE",
+        help="keys of clients, a line each: ADDRESS or * and 64 hex digits (docs/netdump2.md)",
+    )
+    add(
+        "--require-key",
+        action="store_true",
+        help="serve no client that has not proved that it has its key",
+    )
+    add(
         "--ready-fd",
         metavar="FD",
         type=_descriptor,
@@ -134,6 +146,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit status. Must be called in the main thread."""
     events = EventLines(args.json, "quiet" if args.quiet else "all" if args.verbose else "notable")
+    try:
+        keys = _keys(args)
+    except BadKeys as error:
+        return _complain(error, 2, args.json)
     config = ServerConfig(
         rescue=not args.no_rescue,
         strict_finish=not args.stock_acks,
@@ -141,10 +157,12 @@ def run(args: argparse.Namespace) -> int:
         max_clients=args.max_clients,
         idle=args.idle,
         hold=args.hold,
+        keys=keys,
+        require_key=args.require_key,
     )
     try:
         folder = DumpFolder(args.dumpdir, args.fsync)
-        core = ServerCore(config, folder, events, time.time)
+        core = ServerCore(config, folder, events, time.time, os.urandom(KEY_SIZE))
         shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
     except (StoreError, CannotListen) as error:
         lacking = isinstance(error, CannotListen) and error.errno in _LACKING
@@ -174,6 +192,26 @@ def run(args: argparse.Namespace) -> int:
             signal.signal(number, handler)
         folder.close()
     return 0
+
+
+def _keys(args: argparse.Namespace) -> dict[str, bytes]:
+    """The keys of --key-file. Raises BadKeys."""
+    name = args.key_file
+    if name is None:
+        if args.require_key:
+            raise BadKeys("--require-key without --key-file would serve nobody")
+        return {}
+    if args.stock_acks:
+        raise BadKeys("--key-file: with --stock-acks nobody's offer is read")
+    try:
+        with open(name, encoding="ascii", errors="replace") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise BadKeys(f"others may read or write it; chmod 600 {name}")
+            return parse_keys(file.read())
+    except OSError as error:
+        raise BadKeys(f"--key-file {name}: {error.strerror}") from error
+    except BadKeys as error:
+        raise BadKeys(f"--key-file {name}: {error}") from None
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,11 @@ the next boot of a machine that died again. Until data tells, it may be both:
 * else a new session is offered beside the old one, and the old one goes on undisturbed. The first
   data on the new session's socket proves it; only then is the old one ended.
 
+A client that has a key (``gate.py``) proves who it is before there is a session. What is opened so
+gives way to nobody without a key: it is not evicted for such a client, and not ended by one that
+says that it has started again. A client that has proved itself may take the place of one that has
+not, even of a running dump.
+
 Whatever comes, nothing escapes from here but acks; refusals are counted and told, by reason.
 """
 
@@ -31,27 +36,33 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from netdump.errors import BadHeraldPath, MalformedMessage
+from netdump.errors import BadHeraldPath, BadProof, MalformedMessage
+from netdump.keys import KEY_SIZE
 from netdump.messages import (
     ACK_SIZE,
     HEADER_SIZE,
+    Message,
     MessageType,
     herald_path,
     parse,
-    parse_block,
 )
-from netdump.offer import CRC32C, DIGEST, take
+from netdump.offer import AUTHENTICATION, CRC32C, DIGEST
+from netdump.opening import Facts, is_proof
 from server.config import ServerConfig
+from server.gate import Gate
 from server.life import State
 from server.manifest import WallClock, no_clock
 from server.refusals import (
+    KEYLESS,
     NO_HERALD,
     OnEvent,
     Refusal,
     Refusals,
+    announces_too_much,
     folder_refused,
     malformed,
     no_store,
+    not_proved,
     too_many_clients,
 )
 from server.rescue import STOCK_FIRST_SEQNO
@@ -72,13 +83,18 @@ _WORTH: Final = {
     State.FAILED: (0, 0),
     State.OFFERED: (2, 0),
     State.COMPLETE: (3, 1),
+    State.RECEIVING: (4, 4),
 }
 _NO_ACKS: Final = np.empty((0, ACK_SIZE), np.uint8)
+#: ``HeraldReply.session_id`` of an answer that belongs to no session.
+NO_SESSION: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HeraldReply:
-    """Send ``ack`` from the socket of ``session_id``; make that socket first if it is ``fresh``."""
+    """Send ``ack`` from the socket of ``session_id``; make that socket first if it is ``fresh``.
+    ``NO_SESSION``: send it from the HERALDs' socket.
+    """
 
     session_id: int
     fresh: bool
@@ -94,9 +110,13 @@ class ServerCore:
         store_factory: StoreFactory,
         on_event: OnEvent | None = None,
         wall_clock: WallClock = no_clock,
+        secret: bytes = bytes(KEY_SIZE),
     ) -> None:
-        """``wall_clock``: for people, in manifests; nothing is decided by it."""
+        """``wall_clock``: for people, in manifests; nothing is decided by it. ``secret``: 32 octets
+        that nobody else knows and no other life of the server had; only clients with keys need it.
+        """
         self.config = config
+        self._gate = Gate(config.keys, secret)
         self._wall_clock = wall_clock
         self._stores = store_factory
         self._on_event: OnEvent = on_event or _ignore
@@ -124,16 +144,48 @@ class ServerCore:
             self._refusals.refuse(client, NO_HERALD)
             return None
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
-        taken = take(message.aux2) if self.config.strict_finish else 0
+        if self.config.strict_finish and is_proof(message.aux2):
+            return self._proved(client, message, now)
+        taken = self._gate.take(client[0], message.aux2) if self.config.strict_finish else 0
+        if taken & AUTHENTICATION:
+            return HeraldReply(NO_SESSION, False, self._gate.challenge(client, message, now))
+        if self.config.require_key:
+            self._refusals.refuse(client, KEYLESS)
+            return None
         herald = Herald(client, message.seqno, taken)
         if (known := self._same_boot(herald)) is not None:
             return _reply(known, fresh=False)
-        if not self._make_room(client, now):
+        return self._begin(herald, message.payload, now)
+
+    def _proved(self, client: tuple[str, int], message: Message, now: float) -> HeraldReply | None:
+        """What answers a proof: a session, if it is one."""
+        try:
+            proved = self._gate.prove(client, message)
+            herald = Herald(client, message.seqno, proved.taken, proved.keys)
+            if (known := self._same_boot(herald)) is not None:
+                return _reply(known, fresh=False)
+            if proved.facts.length > self.config.max_dump:
+                self._refusals.refuse(client, announces_too_much(proved.facts.length, self.config))
+                return None
+            self._gate.check_fresh(client, proved.opening, now)
+        except BadProof as error:
+            self._refusals.refuse(client, not_proved(error))
             return None
-        store, refused = self._open_store(client, message.payload)
+        reply = self._begin(herald, proved.path, now, proved.facts)
+        if reply is not None:
+            self._gate.spend(proved.opening, now)
+        return reply
+
+    def _begin(
+        self, herald: Herald, path: bytes, now: float, facts: Facts | None = None
+    ) -> HeraldReply | None:
+        """A new session, if there is room for it."""
+        if not self._make_room(herald, now):
+            return None
+        store, refused = self._open_store(herald.client, path)
         if store is None:
             return None
-        session = self._offer(herald, store, now)
+        session = self._offer(herald, store, now, facts)
         if refused is not None:
             session.record.note(f"Refused: {refused.message}")
         return _reply(session, fresh=True)
@@ -158,10 +210,10 @@ class ServerCore:
             # netdumpd's recv() cuts what is longer, and then finds the length wrong.
             data = data[:, :STOCK_DATAGRAM]
         offered = session.state is State.OFFERED
-        seqnos = session.receive(parse_block(data, lengths), data, lengths, now)
+        seqnos = session.receive(data, lengths, now)
         if offered and session.state in (State.RECEIVING, State.COMPLETE):
             self._supersede(session)
-        return session.acks.datagrams(seqnos) if len(seqnos) else _NO_ACKS
+        return session.acknowledge(seqnos, now) if len(seqnos) else _NO_ACKS
 
     def tick(self, now: float) -> list[int]:
         """Let time pass. Returns the sessions that are forgotten: close their sockets."""
@@ -203,25 +255,33 @@ class ServerCore:
                 if session.state is State.OFFERED:
                     return session
                 drawn = herald.seqno not in _FIXED_SEQNOS and not herald.taken
-                if drawn and session.state in (State.RECEIVING, State.COMPLETE):
+                # A proof opens one session, so a copy of it means that one.
+                same = drawn or session.authenticated
+                if same and session.state in (State.RECEIVING, State.COMPLETE):
                     return session
         return None
 
-    def _make_room(self, client: tuple[str, int], now: float) -> bool:
+    def _make_room(self, herald: Herald, now: float) -> bool:
         """For one more session. Only running dumps can be in the way; all others give way."""
+        proved = herald.keys is not None
         offers = [
             session
             for session in self._sessions.values()
-            if session.herald.client[0] == client[0] and session.state is State.OFFERED
+            if session.herald.client[0] == herald.client[0]
+            and session.state is State.OFFERED
+            and session.authenticated == proved
         ]
         if len(offers) >= self.config.max_offers:
             self._evict(offers, now)
         if len(self._sessions) >= self.config.max_clients:
-            idle = [s for s in self._sessions.values() if s.state is not State.RECEIVING]
-            if not idle:
-                self._refusals.refuse(client, too_many_clients(self.config))
-                return False
-            self._evict(idle, now)
+            strangers = [s for s in self._sessions.values() if not s.authenticated]
+            theirs = [s for s in self._sessions.values() if s.authenticated and proved]
+            for sessions in (_at_rest(strangers), _at_rest(theirs), strangers if proved else []):
+                if sessions:
+                    self._evict(sessions, now)
+                    return True
+            self._refusals.refuse(herald.client, too_many_clients(self.config))
+            return False
         return True
 
     def _evict(self, sessions: list[Session], now: float) -> None:
@@ -253,7 +313,9 @@ class ServerCore:
             self._refusals.refuse(client, no_store(error))
             return None, refused
 
-    def _offer(self, herald: Herald, store: Store, now: float) -> Session:
+    def _offer(
+        self, herald: Herald, store: Store, now: float, facts: Facts | None = None
+    ) -> Session:
         session = Session(
             session_id=self._next_id,
             herald=herald,
@@ -263,6 +325,7 @@ class ServerCore:
             on_event=self._on_event,
             now=now,
             wall_clock=self._wall_clock,
+            announced=facts,
         )
         self._sessions[session.id] = session
         self._next_id += 1
@@ -274,6 +337,7 @@ class ServerCore:
             selective=bool(herald.taken),
             crc32c=bool(herald.taken & CRC32C),
             digest=bool(herald.taken & DIGEST),
+            authenticated=session.authenticated,
         )
         return session
 
@@ -284,6 +348,8 @@ class ServerCore:
         for other in list(self._sessions.values()):
             same = other.herald.client == proven.herald.client
             if other is proven or not same or not other.state.running:
+                continue
+            if other.authenticated and not proven.authenticated:
                 continue
             offered = other.state is State.OFFERED
             other.end("client started again")
@@ -302,6 +368,10 @@ class ServerCore:
 def _reply(session: Session, *, fresh: bool) -> HeraldReply:
     ack = session.acks.datagrams(np.array([session.herald.seqno], np.int64))
     return HeraldReply(session.id, fresh, ack.tobytes())
+
+
+def _at_rest(sessions: list[Session]) -> list[Session]:
+    return [session for session in sessions if session.state is not State.RECEIVING]
 
 
 def _ignore(kind: str, fields: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ The rules behind the table:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
@@ -42,9 +42,12 @@ from numpy.typing import NDArray
 
 from netdump import crc
 from netdump.digest import parse_digest
-from netdump.messages import Block, MessageType
+from netdump.keys import TAG_SIZE, SessionKeys
+from netdump.messages import Block, MessageType, parse_block
 from netdump.offer import CRC32C, DIGEST
-from server.acks import NO_SEQNOS, Seqnos, acks_for
+from netdump.opening import Facts as Announced
+from netdump.tags import parse_tagged
+from server.acks import NO_SEQNOS, Selective, Seqnos, acks_for
 from server.config import ServerConfig
 from server.dump import Dump, payloads
 from server.infofile import escape
@@ -74,6 +77,8 @@ class Herald:
     seqno: int
     taken: int = 0
     """The bits of what it offered that were taken (``netdump/offer.py``); 0: a stock client."""
+    keys: SessionKeys | None = field(default=None, repr=False)
+    """Of a client that has proved who it is."""
 
 
 class Session:
@@ -89,12 +94,15 @@ class Session:
         on_event: OnEvent,
         now: float,
         wall_clock: WallClock = no_clock,
+        announced: Announced | None = None,
     ) -> None:
-        """``refusals``: the server's, shared."""
+        """``refusals``: the server's, shared. ``announced``: what an authenticated client said of
+        its dump beforehand.
+        """
         self.id = session_id
         self.herald = herald
         self.last_heard = now
-        self.acks = acks_for(herald.seqno, herald.taken, config)
+        self.acks = acks_for(herald.seqno, herald.taken, config, herald.keys)
         self.record = Record(herald.client, self._about, refusals, on_event)
         self.dump = Dump(store, config, self.record.refuse, self.record.rewritten)
         self.life = Life(self.dump, self.record, self._manifest)
@@ -103,6 +111,10 @@ class Session:
         self._offered_at = now
         self._wall_clock = wall_clock
         self._began = wall_clock()
+        self.announced = announced
+        if announced is not None:
+            for line in _announcement(announced):
+                self.record.note(line)
 
     @property
     def state(self) -> State:
@@ -133,25 +145,34 @@ class Session:
                 taken=self.herald.taken,
                 strict=self._config.strict_finish,
                 refused={reason: r.message for reason, r in record.named.by_reason.items()},
+                announced=self.announced,
                 seconds=self.last_heard - self._offered_at,
                 began=self._began,
                 ended=self._wall_clock(),
             )
         )
 
-    def receive(
-        self, block: Block, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float
-    ) -> Seqnos:
-        """Take a parsed batch whose datagrams, of ``lengths``, lie in ``data``, (n, stride).
+    @property
+    def authenticated(self) -> bool:
+        return self.herald.keys is not None
+
+    def receive(self, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float) -> Seqnos:
+        """Take a batch of datagrams, of ``lengths``, that lie in ``data``, (n, stride).
 
         Returns the seqnos to acknowledge, in order.
         """
         by_reason = self.record.named.by_reason
         named = len(by_reason)
-        if self.herald.taken & CRC32C:
-            crc.refuse_wrong(block, data)
+        limit = data.shape[1]
+        if self.herald.keys is not None:
+            block = parse_tagged(data, lengths, self.herald.keys.to_server)
+            data = data[:, TAG_SIZE:]  # the payload's place is that of a message without a tag
+        else:
+            block = parse_block(data, lengths)
+            if self.herald.taken & CRC32C:
+                crc.refuse_wrong(block, data)
         if block.reasons.any():
-            limit, longest = data.shape[1], int(lengths.max())
+            longest = int(lengths.max())
             for reason, count in block.refused().items():
                 self.record.refuse(malformed(reason, limit, longest, self._config), count)
             good = np.flatnonzero(block.reasons == 0)
@@ -163,7 +184,8 @@ class Session:
 
     def _follow_rules(self, block: Block, data: NDArray[np.uint8], now: float) -> list[Seqnos]:
         types = block.types
-        self.last_heard = now
+        if not self.authenticated:
+            self.last_heard = now
         edges = [0, *(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist(), len(types)]
         acks = []
         for first, last in pairwise(edges):
@@ -173,6 +195,21 @@ class Session:
             else:
                 acks.append(rule(self, block.take(slice(first, last)), data[first:last]))
         return acks
+
+    def acknowledge(self, seqnos: Seqnos, now: float) -> NDArray[np.uint8]:
+        """The datagrams, uint8 (m, octets), that say so of these, and perhaps of more.
+
+        In an authenticated session only a message that is acknowledged for the first time is a sign
+        of life: all others may have been recorded and sent again.
+        """
+        acks = self.acks
+        if not (self.authenticated and isinstance(acks, Selective)):
+            return acks.datagrams(seqnos)
+        before = acks.known
+        datagrams = acks.datagrams(seqnos)
+        if acks.known != before:
+            self.last_heard = now
+        return datagrams
 
     def end(self, why: str) -> None:
         """Nothing more will come."""
@@ -288,6 +325,15 @@ class Session:
         self.dump.vmcore.duplicates += int(which.sum())
         self._counts["after-the-end"] += int((~which).sum())
         return block.seqnos[which]
+
+
+def _announcement(facts: Announced) -> list[str]:
+    """For the info file: of a dump that breaks off it is all that tells whose it is."""
+    return [
+        f"Announced: {facts.length} bytes of {escape(facts.hostname) or 'a host without a name'}"
+        f" ({escape(facts.architecture)}), by a client that has the key",
+        f"Announced Panic String: {escape(facts.panicstring)}",
+    ]
 
 
 def _together(acks: list[Seqnos]) -> Seqnos:

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from netdump.errors import NetdumpError
-from server.core import HeraldReply, ServerCore
+from server.core import NO_SESSION, HeraldReply, ServerCore
 from server.packets import AckSender, probe
 from server.readers import MAX_DATAGRAM, OUR_ERRORS, ROWS, Lack, Reader, SureReader
 from server.refusals import OnEvent
@@ -38,9 +38,16 @@ _HERALDS_A_TURN: Final = 64
 LONGEST: Final = 65_535
 #: Errors of one session's socket, without data in between, after which it is given up.
 MAX_COMPLAINTS: Final = 1000
+#: What ICMP makes of a connected socket: nothing in it shows that it comes from the client's host.
+_FORGEABLE: Final = (
+    *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN),
+    *(errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EMSGSIZE),
+)
 #: linux/in.h, asm-generic/socket.h; the socket module has no names for them.
 _IP_PKTINFO: Final = 8
 _SO_RCVBUFFORCE: Final = 33
+_IP_MTU_DISCOVER: Final = 10
+_IP_PMTUDISC_INTERFACE: Final = 4
 
 
 class CannotListen(NetdumpError):
@@ -147,6 +154,12 @@ class Shell:
         self._forget(time.monotonic())
 
     def _answer(self, reply: HeraldReply, client: tuple[str, int], local: str) -> None:
+        if reply.session_id == NO_SESSION:
+            # From where it was asked: this machine may have several addresses.
+            control = [(socket.IPPROTO_IP, _IP_PKTINFO, _from(local))] if local else []
+            with suppress(OSError):  # the client will ask again
+                self._herald.sendmsg([reply.ack], control, 0, client)
+            return
         if reply.fresh:
             try:
                 sock = _connect(local or self.address[0], client)
@@ -183,6 +196,9 @@ class Shell:
 
     def _complain(self, session_id: int, error: OSError) -> None:
         """Its socket erred. Once means nothing; for ever it would keep the loop from the others."""
+        session = self._core.sessions.get(session_id)
+        if session is not None and session.authenticated and error.errno in _FORGEABLE:
+            return  # each is a frame that somebody sent: it costs what the line takes
         count = self._complaints[session_id] = self._complaints.get(session_id, 0) + 1
         if count >= MAX_COMPLAINTS:
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
@@ -246,6 +262,10 @@ def _connect(local: str, client: tuple[str, int]) -> socket.socket:
     try:
         sock.setblocking(False)
         _enlarge(sock)
+        with suppress(OSError):
+            # Who forges ICMP's "fragmentation needed" can't have our acks cut: no client takes
+            # fragments, and none gets an ack longer than what has come through from it.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_INTERFACE)
         sock.bind((local, 0))
         sock.connect(client)
         # Between bind and connect anybody could have sent something here. The client could not: it
@@ -268,6 +288,11 @@ def _enlarge(sock: socket.socket) -> None:
         # Not privileged, or not Linux: as much as the system's limit allows, and it may be none.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+
+def _from(local: str) -> bytes:
+    """struct in_pktinfo that gives a datagram its source address."""
+    return struct.pack("@i4s4s", 0, socket.inet_aton(local), bytes(4))
 
 
 def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str:

@@ -282,6 +282,8 @@ def play(
     ring: int = 10_000,
     sticks_after: int = 10_000,
     noise: list[list[bytes]] | None = None,
+    key: bytes | None = None,
+    nonce: bytes = bytes(range(8)),
 ) -> Played:
     """One dump, from boot to report."""
     memory = PhysicalMemory(MEMORY, 2 << 20)
@@ -312,6 +314,8 @@ def play(
         KernelDumpHeader(dumplength=len(image), hostname="victim"),
         path,
         draw,
+        nonce,
+        key,
     )
     report = client.dump(request, nic, pool, delays.append, told)
     nic.settle()

@@ -30,6 +30,8 @@ _SAMPLE = 32
 _NO_SEQNOS = np.empty(0, np.int64)
 #: How a selective ack begins; of the octet that follows, the lowest bit is set.
 _SELECTIVE = b"ND2"
+#: With this bit there, it ends with a tag of so many octets.
+_TAGGED, _TAG_SIZE = 0x20, 16
 
 #: What one selective ack says is kept: [first, end) each, of which the first has no beginning.
 Claim = list[tuple[int | None, int]]
@@ -202,8 +204,10 @@ class NetdumpWatch:
 
 def _claims(payload: bytes) -> list[Claim]:
     """What a selective ack claims; nothing if the payload is none."""
-    if len(payload) % 8 or payload[:3] != _SELECTIVE or not payload[3] & 1:
+    if len(payload) % 8 or len(payload) < 8 or payload[:3] != _SELECTIVE or not payload[3] & 1:
         return []
+    if payload[3] & _TAGGED:
+        payload = payload[:-_TAG_SIZE]
     words = np.frombuffer(payload, ">u4").astype(np.int64).tolist()
     return [[(None, words[1]), *zip(words[2::2], words[3::2], strict=True)]]
 

@@ -19,6 +19,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from ipaddress import IPv4Address
 from typing import Final, NoReturn, Protocol
 
@@ -304,7 +305,8 @@ class Story(ABC):
 
     def _request(self) -> DumpRequest:
         case, stage = self._case, self._stage
-        gateway = stage.gateway_ip
+        gateway, options = stage.gateway_ip, case.client_part.options
+        key = getattr(options, "key", None)
         return DumpRequest(
             link=LinkConfig(
                 client_ip=IPv4Address(CLIENT_IP).packed,
@@ -312,9 +314,11 @@ class Story(ABC):
                 gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
             ),
             header=self._header(),
-            path=getattr(case.client_part.options, "path", None) or "",
+            path=getattr(options, "path", None) or "",
             # Each boot draws anew: runs of one scenario may share a server.
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
+            nonce=blake2b(f"{self._seed} {case.name}".encode(), digest_size=8).digest(),
+            key=None if key is None else bytes.fromhex(key),
         )
 
 
