@@ -20,7 +20,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from ipaddress import IPv4Address
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
@@ -32,7 +31,7 @@ from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.flips import FlippingBuffer, FlippingNic, flip_memory
-from bench.story.stage import CLIENT_IP, Stage
+from bench.story.stage import Stage, link_config
 from bench.wire.contracts import Wire
 from guest.kernel.corpse import Corpse
 from guest.kernel.locks import Deadlock
@@ -42,7 +41,6 @@ from netdump.client import DumpClient, DumpRequest, Report
 from netdump.contracts import DebugnetMethods, Event
 from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
-from netdump.udplink import LinkConfig
 from nic_models.contracts import Driver, Silicon
 from nic_models.family import NicFamily
 
@@ -305,14 +303,10 @@ class Story(ABC):
 
     def _request(self) -> DumpRequest:
         case, stage = self._case, self._stage
-        gateway, options = stage.gateway_ip, case.client_part.options
+        options = case.client_part.options
         key = getattr(options, "key", None)
         return DumpRequest(
-            link=LinkConfig(
-                client_ip=IPv4Address(CLIENT_IP).packed,
-                server_ip=IPv4Address(stage.server_ip).packed,
-                gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
-            ),
+            link=link_config(stage.server_ip, stage.gateway_ip),
             header=self._header(),
             path=getattr(options, "path", None) or "",
             # Each boot draws anew: runs of one scenario may share a server.
