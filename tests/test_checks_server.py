@@ -269,7 +269,7 @@ def test_a_stock_clients_dump_gets_a_manifest_that_says_what_nobody_knows(rig: R
         "authenticated": False,
     }
     assert told["announced"] is None
-    assert len(told["not_verified"]) == 3
+    assert len(told["not_verified"]) == 4
     assert b"\x1b" not in rig.read(MANIFEST)
     status, line = verify(str(rig.folder / f"vmcore.{HOST}.last"))
     assert (status, line.split()[0]) == (0, "ok")
