@@ -14,6 +14,7 @@ A client that has a key (``opening.py``) believes what has a right tag:
     what comes                   before an ack with a tag was believed      after it
     a challenge                  is answered by a proof, whoever sent it    refused
     an ack with a right tag      believed                                   believed
+    a NAK with a right tag       the dump has ended                         the same
     one with a wrong tag         refused                                    refused
     any other ack                refused; believed, for the whole dump, if  refused
                                  the client may go on without its key
@@ -31,6 +32,7 @@ from netdump.contracts import FrameBlock
 from netdump.errors import BadAck, BadTag, MalformedMessage
 from netdump.inet import Received
 from netdump.messages import parse_acks
+from netdump.nak import is_nak, parse_nak
 from netdump.offer import AUTHENTICATION
 from netdump.opening import Prover, is_challenge
 from netdump.profiles import Profile
@@ -63,6 +65,8 @@ class AckReader:
         """Selective acks believed."""
         self.offer = profile.offer
         """The bits that the HERALD offers (``offer.py``)."""
+        self.refused: int | None = None
+        """The reason of a NAK with a right tag (``nak.py``): the dump has ended."""
         self.proof: bytes | None = None
         """The answer that the latest challenge wants; the link takes it from here."""
         self.proved_to: bytes | None = None
@@ -108,6 +112,9 @@ class AckReader:
             at = int(starts[i])
             payload = frames.data[rows[i], at : at + int(lengths[i])].tobytes()
             from_mac = frames.data[rows[i], 6:12].tobytes()
+            if self._prover is not None and is_nak(payload):
+                self._nak(self._prover, payload)
+                continue
             if self._prover is not None and is_challenge(payload):
                 self._challenged(self._prover, payload, from_mac)
                 continue
@@ -118,6 +125,16 @@ class AckReader:
         foreign = (frames.data[rows[believed], :6] != self._mac).any(axis=1)
         self.foreign += int(np.count_nonzero(foreign))
         return named[0] if len(named) == 1 else np.concatenate(named)
+
+    def _nak(self, prover: Prover, payload: bytes) -> None:
+        octets = prover.unseal(payload)
+        if octets is None:
+            self._refuse("nak-tag", 1)
+            return
+        try:
+            self.refused = parse_nak(octets, self._herald_seqno)
+        except MalformedMessage as error:
+            self._refuse(error.reason, 1)
 
     def _challenged(self, prover: Prover, payload: bytes, from_mac: bytes) -> None:
         if not self.unproved:

@@ -3,7 +3,8 @@
 Theory. debugnet_connect finds the peer and heralds the dump; the dump core then hands over the
 image in pieces; a 512-byte kernel dump header says how long it is; FINISHED closes. Everything that
 may happen in which order is the table ``STEPS``; a step either succeeds or ends the dump with an
-errno. There is no abort message in the protocol: a client that gives up just goes silent.
+errno. There is no abort message in the protocol: a client that gives up just goes silent. A server
+that gives up can say so to a client that has a key (``nak.py``).
 
 The order differs by version: since FreeBSD 12 the header comes last, since its length is known only
 then; the 2010 patch made the write at offset 0 the header, and let the disk format's trailing copy
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
 from netdump.digest import Hasher
 from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
-from netdump.errors import SendFailed
+from netdump.errors import BadChallenge, SendFailed
 from netdump.flight import memory_for
 from netdump.kdh import KernelDumpHeader
 from netdump.keys import CLIENT_NONCE_SIZE
@@ -241,7 +242,13 @@ class _Session:
         payload = path.encode() + b"\0" if path else b""
         if self._prover is not None:
             self._put(self._prover.facts + payload, _FACTS_AT)
-        self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
+        try:
+            self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
+        except SendFailed as failure:
+            if failure.errno == errno.ETIMEDOUT and self._link.stats.refused[BadChallenge.reason]:
+                why = "who answers the HERALD has not this key: another server's, or a stranger"
+                raise SendFailed(errno.EACCES, why) from failure
+            raise
         if self._window is not None:
             round_trip = self._messages.round_trip
             if round_trip is not None and self._link.taken & AUTHENTICATION:

@@ -101,6 +101,12 @@ class BadChallenge(MalformedMessage):
     reason = "challenge"
 
 
+class BadNak(MalformedMessage):
+    """A NAK that is not about this dump."""
+
+    reason = "nak"
+
+
 class BadProof(MalformedMessage):
     """A proof that can't be read."""
 

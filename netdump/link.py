@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from netdump import crc, tags
 from netdump.acks import NO_ACKS, AckReader
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
+from netdump.errors import SendFailed
 from netdump.keys import TAG_SIZE
 from netdump.messages import (
     CLIENT_PORT,
@@ -29,6 +30,7 @@ from netdump.messages import (
     MessageType,
     pack_headers,
 )
+from netdump.nak import meaning
 from netdump.offer import AUTHENTICATION, CRC32C, MARK
 from netdump.opening import PROOF, PROOF_SIZE, Prover
 from netdump.profiles import Profile
@@ -115,7 +117,10 @@ class DebugnetLink(UdpLink):
         return taken
 
     def poll(self) -> NDArray[np.int64]:
-        """Poll the NIC once; the seqnos that valid acks named: stock ones in order of arrival."""
+        """Poll the NIC once; the seqnos that valid acks named: stock ones in order of arrival.
+
+        ``SendFailed``: the server says no, with a right tag.
+        """
         self._at_once = 0
         heard = self.poll_udp()
         if heard is None:
@@ -127,6 +132,9 @@ class DebugnetLink(UdpLink):
         if self._acks.proof is not None and self._prover is not None:
             self._prove(self._prover, self._acks.proof)
             self._acks.proof = None
+        if self._acks.refused is not None:
+            code, why = meaning(self._acks.refused)
+            raise SendFailed(code, f"the server says no: {why}")
         stats.acks += len(acks)
         stats.foreign_accepted = self._acks.foreign
         stats.selective_acks = self._acks.selective

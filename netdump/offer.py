@@ -21,7 +21,7 @@ MARK: Final = 0x4E44_3200
 SELECTIVE_ACKS: Final = 0x01
 CRC32C: Final = 0x02
 DIGEST: Final = 0x04
-#: Reserved: NAK.
+#: They mean nothing yet.
 RESERVED: Final = (0x08, 0x10)
 AUTHENTICATION: Final = 0x20
 #: What a server takes of any client.

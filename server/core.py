@@ -46,6 +46,7 @@ from netdump.messages import (
     herald_path,
     parse,
 )
+from netdump.nak import Reason
 from netdump.offer import AUTHENTICATION, CRC32C, DIGEST
 from netdump.opening import Facts, is_proof
 from server.config import ServerConfig
@@ -66,7 +67,7 @@ from server.refusals import (
     too_many_clients,
 )
 from server.rescue import STOCK_FIRST_SEQNO
-from server.session import Herald, Session
+from server.session import Herald, Session, sealed_nak
 from server.store import Store, StoreError, StoreFactory
 
 __all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
@@ -155,7 +156,8 @@ class ServerCore:
         herald = Herald(client, message.seqno, taken)
         if (known := self._same_boot(herald)) is not None:
             return _reply(known, fresh=False)
-        return self._begin(herald, message.payload, now)
+        begun = self._begin(herald, message.payload, now)
+        return None if isinstance(begun, Reason) else begun
 
     def _proved(self, client: tuple[str, int], message: Message, now: float) -> HeraldReply | None:
         """What answers a proof: a session, if it is one."""
@@ -164,27 +166,30 @@ class ServerCore:
             herald = Herald(client, message.seqno, proved.taken, proved.keys)
             if (known := self._same_boot(herald)) is not None:
                 return _reply(known, fresh=False)
-            if proved.facts.length > self.config.max_dump:
-                self._refusals.refuse(client, announces_too_much(proved.facts.length, self.config))
-                return None
             self._gate.check_fresh(client, proved.opening, now)
         except BadProof as error:
             self._refusals.refuse(client, not_proved(error))
             return None
-        reply = self._begin(herald, proved.path, now, proved.facts)
-        if reply is not None:
-            self._gate.spend(proved.opening, now)
-        return reply
+        begun: HeraldReply | Reason
+        if proved.facts.length > self.config.max_dump:
+            self._refusals.refuse(client, announces_too_much(proved.facts.length, self.config))
+            begun = Reason.TOO_LARGE
+        else:
+            begun = self._begin(herald, proved.path, now, proved.facts)
+        if isinstance(begun, Reason):
+            return HeraldReply(NO_SESSION, False, sealed_nak(herald, begun))
+        self._gate.spend(proved.opening, now)
+        return begun
 
     def _begin(
         self, herald: Herald, path: bytes, now: float, facts: Facts | None = None
-    ) -> HeraldReply | None:
-        """A new session, if there is room for it."""
+    ) -> HeraldReply | Reason:
+        """A new session, if there is room for it; else why not."""
         if not self._make_room(herald, now):
-            return None
+            return Reason.BUSY
         store, refused = self._open_store(herald.client, path)
         if store is None:
-            return None
+            return Reason.DISK_ERROR
         session = self._offer(herald, store, now, facts)
         if refused is not None:
             session.record.note(f"Refused: {refused.message}")
@@ -213,6 +218,8 @@ class ServerCore:
         seqnos = session.receive(data, lengths, now)
         if offered and session.state in (State.RECEIVING, State.COMPLETE):
             self._supersede(session)
+        if session.authenticated and session.heard and session.no is not None:
+            return np.frombuffer(session.nak(session.no), np.uint8)[None, :]
         return session.acknowledge(seqnos, now) if len(seqnos) else _NO_ACKS
 
     def tick(self, now: float) -> list[int]:
@@ -239,6 +246,16 @@ class ServerCore:
         if (session := self._sessions.get(session_id)) is not None:
             session.end(why)
             self._forget(session)
+
+    def farewells(self) -> list[tuple[int, bytes]]:
+        """The server is about to end: (session, datagram) for those of its clients that can be
+        told.
+        """
+        return [
+            (session.id, session.nak(Reason.SHUTTING_DOWN))
+            for session in self._sessions.values()
+            if session.authenticated and session.state.running
+        ]
 
     def stop(self) -> None:
         """The server ends: finish every info file."""

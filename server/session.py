@@ -23,7 +23,8 @@ The rules behind the table:
    complete; after the end only if it says what is here.
 3. The first VMCORE, KDH or key that is in order turns OFFERED into RECEIVING; a HERALD alone, which
    anybody can forge, never does.
-4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
+4. The protocol has no way to say no but silence, except to a client that has a key: that is told
+   why (``no``). So a FINISHED is acknowledged only for a complete
    dump, one that was read back and is what the client sent, as far as it says what that was: the
    client then reports the failure that it is. With ``strict_finish`` off every FINISHED
    is believed, as netdumpd does.
@@ -44,6 +45,7 @@ from netdump import crc
 from netdump.digest import parse_digest
 from netdump.keys import TAG_SIZE, SessionKeys
 from netdump.messages import Block, MessageType, parse_block
+from netdump.nak import Reason, disk_reason, pack_nak
 from netdump.offer import CRC32C, DIGEST
 from netdump.opening import Facts as Announced
 from netdump.tags import parse_tagged
@@ -56,6 +58,7 @@ from server.life import Life, State
 from server.manifest import Facts, WallClock, no_clock, render
 from server.record import Record
 from server.refusals import (
+    BEYOND,
     NO_DIGEST,
     SECOND_HEADER,
     OnEvent,
@@ -79,6 +82,12 @@ class Herald:
     """The bits of what it offered that were taken (``netdump/offer.py``); 0: a stock client."""
     keys: SessionKeys | None = field(default=None, repr=False)
     """Of a client that has proved who it is."""
+
+
+def sealed_nak(herald: Herald, reason: Reason) -> bytes:
+    """A NAK with its tag, for a client that has proved that it has the key."""
+    assert herald.keys is not None, "no NAK goes without a tag"
+    return herald.keys.seal(pack_nak(herald.taken, herald.seqno, reason))
 
 
 class Session:
@@ -106,6 +115,9 @@ class Session:
         self.record = Record(herald.client, self._about, refusals, on_event)
         self.dump = Dump(store, config, self.record.refuse, self.record.rewritten)
         self.life = Life(self.dump, self.record, self._manifest)
+        self.heard = False
+        """The latest batch had a message that was not refused by its form."""
+        self._no: Reason | None = None
         self._config = config
         self._counts = refusals.counts
         self._offered_at = now
@@ -177,6 +189,7 @@ class Session:
                 self.record.refuse(malformed(reason, limit, longest, self._config), count)
             good = np.flatnonzero(block.reasons == 0)
             block, data = block.take(good), data[good]
+        self.heard = bool(len(block))
         acks = self._follow_rules(block, data, now) if len(block) else []
         if len(by_reason) > named and self.state is State.RECEIVING:
             self.life.write_info()
@@ -211,6 +224,19 @@ class Session:
             self.last_heard = now
         return datagrams
 
+    @property
+    def no(self) -> Reason | None:
+        """Why this dump can't come to a good end any more, as far as its client may be told."""
+        if self.state is State.FAILED:
+            return disk_reason(self.life.errno)
+        if self.state is State.INCOMPLETE:
+            return Reason.ENDED
+        return self._no if self.state.running else None
+
+    def nak(self, reason: Reason) -> bytes:
+        """A datagram that says so. Only of an authenticated session."""
+        return sealed_nak(self.herald, reason)
+
     def end(self, why: str) -> None:
         """Nothing more will come."""
         self.life.end(why, self.acks.held)
@@ -225,6 +251,7 @@ class Session:
         inside = self.dump.inside(block)
         if not inside.all():
             self.record.refuse(beyond_max_dump(self._config), int((~inside).sum()))
+            self._no = Reason.TOO_LARGE
             which = np.flatnonzero(inside)
             if not len(which):
                 return NO_SEQNOS
@@ -256,6 +283,7 @@ class Session:
         header = judge_header(octets, self._config)
         if isinstance(header, Refusal):
             self.record.refuse(header)
+            self._no = Reason.TOO_LARGE if header.reason == BEYOND else Reason.REFUSED
             if header.header is not None:
                 self.life.begun()  # whole, and right in its way: it proves the session as ours do
             return False
@@ -315,6 +343,8 @@ class Session:
                 return None
         except StoreError as error:
             return [str(error)]
+        if self.dump.damage:
+            self._no = Reason.DAMAGED
         return self.dump.damage
 
     def _again(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:

@@ -130,6 +130,9 @@ class Shell:
                     self._forget(now)
                     due = now + _TICK
         finally:
+            for session_id, farewell in self._core.farewells():
+                with suppress(OSError, KeyError):
+                    self._sockets[session_id].send(farewell)
             self._core.stop()
             self._close()
 

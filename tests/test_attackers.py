@@ -107,8 +107,8 @@ def test_everything_is_tried() -> None:
     expect = Expect(CLIENT_MAC, CLIENT_IP, SERVER_IP, 20024)
     assert classify_and_validate(heard.data, heard.lengths, expect).refused == {}
     lengths = {int(n) for n in (heard.data[:, 38].astype(int) << 8) + heard.data[:, 39] - 8}
-    assert lengths == {4, 8, 24, 40}, (
-        "stock and selective acks, without a tag and with one; challenges"
+    assert lengths == {4, 8, 24, 32, 40}, (
+        "stock and selective acks, without a tag and with one; challenges, NAKs"
     )
     kinds = {frame[45] for frame in listed(said)}
     assert kinds == {MessageType.HERALD, MessageType.VMCORE, MessageType.KDH, MessageType.FINISHED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from netdump.client import Step
+from netdump.nak import Reason, meaning, pack_nak
 from netdump.profiles import PROFILES
 from netdump.sack import Sack
 from server.core import NO_SESSION
@@ -32,11 +34,13 @@ from tests.client_rig import (
     play,
     reply,
 )
-from tests.server_rig import CLIENT, Rig, block
+from tests.server_rig import CLIENT, Disk, Rig, block
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 NETDUMP2 = PROFILES["netdump2"]
 HERALD_PORT = 20023
+#: Of the HERALD of a client that has drawn 1000: 0 and 1 are others'.
+SEQNO = 1002
 
 
 @dataclass
@@ -147,7 +151,7 @@ def test_whatever_is_lost_of_the_opening_is_made_good(rig: Rig, lost: int) -> No
 def test_another_key_is_no_key(rig: Rig) -> None:
     segment = Segment(rig)
     done = play(impatient("netdump2"), segment, key=OTHER_KEY)
-    assert ended(done) == ("ETIMEDOUT", Step.HERALD)
+    assert ended(done) == ("EACCES", Step.HERALD)
     assert done.report.stats.refused["challenge"] > 0
     assert rig.files() == []
 
@@ -222,6 +226,14 @@ ATTACKS: dict[str, Attack] = {
         else []
     ),
     "ARP requests": lambda frame: [arp(1, STRANGER_MAC, SERVER_IP)],
+    "NAKs": lambda frame: [
+        reply(pack_nak(0x25, seqno, Reason.DISK_FULL) + bytes(16), from_port=port)
+        for seqno in (_seqno(frame), SEQNO)
+        for port in (HERALD_PORT, 40001)
+    ],
+    "NAKs without a tag": lambda frame: [
+        reply(pack_nak(0x25, SEQNO, Reason.DISK_FULL), from_port=40001)
+    ],
     "empty datagrams": lambda frame: [reply(b"", from_port=40001)],
 }
 
@@ -241,7 +253,8 @@ def test_a_forger_alone_is_no_server(name: str) -> None:
     attack = ATTACKS[name]
     peer = Peer(lambda sent: attack(bytes(46) + sent.seqno.to_bytes(4, "big") + bytes(40)))
     done = play(impatient("netdump2"), peer, key=KEY)
-    assert ended(done) == ("ETIMEDOUT", Step.HERALD)
+    error = "EACCES" if name == "challenges" else "ETIMEDOUT"
+    assert ended(done) == (error, Step.HERALD)
 
 
 def test_without_a_key_a_forged_ack_is_a_hole(tmp_path: Path) -> None:
@@ -289,6 +302,83 @@ def test_a_quiet_server_is_told_again_whose_the_client_s_address_is(rig: Rig) ->
     assert done.report.claims_success
     assert done.report.stats.probes
     assert len(segment.asked) == 1 + done.report.stats.probes
+
+
+# -- the server says no ----------------------------------------------------------------------------
+
+
+class NakSegment(Segment):
+    """Whatever the client says after a while, the server answers so."""
+
+    def __init__(self, rig: Rig, nak: Callable[[bytes], bytes]) -> None:
+        super().__init__(rig)
+        self.nak = nak
+
+    def answers(self, port: int, datagram: bytes) -> Iterator[bytes]:
+        if len(self.heard) > 20:
+            (session,) = self.rig.core.sessions.values()
+            assert session.herald.keys is not None
+            yield reply(session.herald.keys.seal(self.nak(datagram)), from_port=port)
+        else:
+            yield from super().answers(port, datagram)
+
+
+@pytest.mark.parametrize("reason", [*Reason, 99])
+def test_a_nak_ends_the_dump_at_once_and_says_why(rig: Rig, reason: int) -> None:
+    segment = NakSegment(rig, lambda _: pack_nak(0x25, SEQNO, reason))  # type: ignore[arg-type]
+    done = dump(segment)
+    code, why = meaning(reason)
+    assert ended(done) == (errno.errorcode[code], Step.DATA)
+    assert why in done.report.detail
+    assert done.report.stats.polls < 20
+
+
+def test_a_nak_about_another_herald_is_refused(rig: Rig) -> None:
+    segment = NakSegment(rig, lambda _: pack_nak(0x25, SEQNO + 1, Reason.BUSY))
+    done = play(impatient("netdump2"), segment, key=KEY)
+    assert ended(done) == ("ETIMEDOUT", Step.DATA)
+    assert done.report.stats.refused["nak"] > 0
+
+
+def test_a_nak_of_an_earlier_dump_is_refused(rig: Rig) -> None:
+    first = NakSegment(rig, lambda _: pack_nak(0x25, SEQNO, Reason.BUSY))
+    assert ended(dump(first)) == ("EBUSY", Step.DATA)
+    second = Segment(rig, lambda frame: first.recorded)
+    done = dump(second, nonce=b"another!", segments=SMALL)
+    assert done.report.claims_success
+    assert done.report.stats.refused["nak-tag"] > 0
+
+
+def test_a_full_disk_is_told_at_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Disk(tmp_path, room=50_000), keys={"*": KEY})
+    done = dump(Segment(rig))
+    assert ended(done) == ("ENOSPC", Step.DATA)
+    assert done.report.stats.polls < 20
+
+
+def test_a_dump_that_is_too_large_is_not_begun(tmp_path: Path) -> None:
+    segment = Segment(Rig(tmp_path, keys={"*": KEY}, max_dump=1 << 16))
+    done = dump(segment)
+    assert ended(done) == ("EFBIG", Step.HERALD)
+    assert len(segment.sent) == 2
+    assert segment.rig.files() == []
+
+
+def test_damage_on_the_disk_is_told_at_once(rig: Rig) -> None:
+    segment = Segment(rig)
+
+    def rot(frame: bytes) -> list[bytes]:
+        if frame[45:46] == bytes([client_rig.FINISHED]):
+            path = segment.rig.folder / f"vmcore.{CLIENT[0]}.0.partial"
+            octets = bytearray(path.read_bytes())
+            octets[-1] ^= 1
+            path.write_bytes(octets)
+        return []
+
+    segment.attack = rot
+    done = dump(segment)
+    assert ended(done) == ("EBADMSG", Step.FINISH)
+    assert done.report.stats.polls < 50
 
 
 # -- recorded --------------------------------------------------------------------------------------

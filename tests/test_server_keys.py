@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections.abc import Callable
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from netdump.digest import Digest
 from netdump.kdh import KernelDumpHeader
 from netdump.messages import MessageType
+from netdump.nak import Reason, parse_nak
 from netdump.opening import Facts
 from netdump.sack import Sack
-from server.core import NO_SESSION, ServerCore
+from server.core import NO_SESSION, HeraldReply, ServerCore
 from server.folder import DumpFolder
 from server.gate import MOST_SPENT, SLOT, BadKeys, parse_keys
 from server.life import State
@@ -29,6 +32,7 @@ from tests.server_rig import (
     HOST,
     IMAGE,
     PARTIAL,
+    Disk,
     Rig,
     block,
     finished,
@@ -129,9 +133,104 @@ def test_each_address_has_its_own_key(tmp_path: Path) -> None:
 
 def test_a_dump_that_would_be_too_large_is_refused_before_it_begins(tmp_path: Path) -> None:
     rig = Rig(tmp_path, keys=KEYS, max_dump=1 << 20)
-    assert KeyedClient(rig, facts=Facts((1 << 20) + 1)).send_proof() is None
+    client = KeyedClient(rig, facts=Facts((1 << 20) + 1))
+    assert no(client, client.send_proof()) == Reason.TOO_LARGE
     assert rig.core.refused == {"beyond-max-dump": 1}
+    assert not rig.core.sessions
     KeyedClient(rig, facts=Facts(1 << 20)).open()
+
+
+# -- what is refused, and told ---------------------------------------------------------------------
+
+
+def no(client: KeyedClient, said: HeraldReply | bytes | None) -> int:
+    """The reason of a NAK."""
+    if isinstance(said, HeraldReply):
+        assert (said.session_id, said.fresh) == (NO_SESSION, False)
+        said = said.ack
+    assert said is not None
+    octets = client.prover.unseal(said)
+    assert octets is not None, "a wrong tag"
+    assert octets[:4] == b"NDN" + bytes([TAKEN])
+    return parse_nak(octets, client.seqno)
+
+
+def told(client: KeyedClient, session: int, *datagrams: bytes) -> int:
+    (said,) = client.rig.core.receive(session, *block(datagrams), client.rig.now)
+    return no(client, said.tobytes())
+
+
+def test_what_is_wrong_is_told_to_each_message_but_to_nobody_without_the_key(
+    tmp_path: Path,
+) -> None:
+    disk = Disk(tmp_path, room=5000)
+    rig = Rig(tmp_path, disk, keys=KEYS)
+    client = KeyedClient(rig)
+    session = client.open()
+    parts = client.messages()
+    assert client.say(session, parts[0])
+    assert told(client, session, *parts[1:9]) == Reason.DISK_FULL
+    for _ in range(2):
+        assert told(client, session, parts[2]) == Reason.DISK_FULL
+    forged = vmcore(client.seqno + 3, 0, b"x" * 100)
+    assert client.say(session, forged) is None
+    disk.fails = errno.EIO
+    again = KeyedClient(rig, nonce=bytes(8))
+    second = again.open()
+    assert told(again, second, again.messages()[0]) == Reason.DISK_ERROR
+
+
+def test_a_client_without_a_key_is_told_nothing(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Disk(tmp_path, room=100), keys=KEYS)
+    assert rig.say(rig.open(), vmcore(DRAWN + 1, 0, b"x" * 1000)) == []
+
+
+def test_a_dump_that_was_given_up_is_told_so(rig: Rig) -> None:
+    client = KeyedClient(rig)
+    session = client.open()
+    parts = client.messages()
+    client.say(session, parts[0])
+    rig.now += rig.core.config.idle
+    rig.core.tick(rig.now)
+    assert told(client, session, parts[1]) == Reason.ENDED
+
+
+def test_a_header_that_is_not_taken_is_told_so(rig: Rig) -> None:
+    client = KeyedClient(rig)
+    session = client.open()
+    old = KernelDumpHeader(dumplength=4096, version=1).pack()
+    message = client.message(MessageType.KDH, 1, 0, old)
+    assert told(client, session, message) == Reason.REFUSED
+
+
+def test_data_beyond_the_largest_dump_are_told_so(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, keys=KEYS, max_dump=1 << 20)
+    client = KeyedClient(rig)
+    session = client.open()
+    message = client.message(MessageType.VMCORE, 1, 1 << 20, b"x")
+    assert told(client, session, message) == Reason.TOO_LARGE
+
+
+def test_a_digest_that_is_not_the_files_is_told_so(rig: Rig) -> None:
+    client = KeyedClient(rig)
+    session = client.open()
+    *parts, _ = client.messages()
+    client.say(session, *parts)
+    other = Digest(len(IMAGE), bytes(32)).pack()
+    finished_so = client.message(MessageType.FINISHED, 1 + len(parts), 0, other)
+    assert told(client, session, finished_so) == Reason.DAMAGED
+
+
+def test_a_server_that_ends_says_so_to_those_that_can_believe_it(rig: Rig) -> None:
+    client = KeyedClient(rig)
+    session = client.open()
+    client.say(session, client.messages()[0])
+    rig.open(client=STRANGER)
+    done = KeyedClient(rig, nonce=bytes(8), address=("198.18.0.9", 20024))
+    assert done.dump(done.open())
+    ((number, said),) = rig.core.farewells()
+    assert number == session
+    assert no(client, said) == Reason.SHUTTING_DOWN
 
 
 # -- opening ---------------------------------------------------------------------------------------
@@ -403,7 +502,8 @@ def test_running_dumps_without_a_key_make_room_for_one_with_a_key(tmp_path: Path
         client.say(client.open(), client.messages()[0])
     assert [s.state for s in rig.core.sessions.values()] == [State.RECEIVING] * 3
     assert all(s.authenticated for s in rig.core.sessions.values())
-    assert KeyedClient(rig, address=stranger).send_proof() is None
+    last = KeyedClient(rig, address=stranger)
+    assert no(last, last.send_proof()) == Reason.BUSY
     assert rig.core.refused["too-many-clients"] == 2
     assert rig.core._gate._spent.keys() != {}
 
@@ -416,9 +516,13 @@ def test_a_refused_proof_may_come_again(tmp_path: Path) -> None:
     first.say(session, first.messages()[0])
     client = KeyedClient(rig)
     proof = client.proof()
-    assert client.send_proof(proof) is None
+    told = client.send_proof(proof)
+    assert told is not None
+    assert told.session_id == NO_SESSION
     rig.core.abandon(session)
-    assert client.send_proof(proof) is not None
+    opened = client.send_proof(proof)
+    assert opened is not None
+    assert opened.session_id != NO_SESSION
 
 
 def test_acks_name_what_is_missing_and_have_a_tag(rig: Rig) -> None:

@@ -6,6 +6,7 @@ by bit, and BLAKE3's against what its authors publish.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -18,9 +19,10 @@ from crc32c import crc32c
 
 from netdump import crc
 from netdump.digest import Hasher, parse_digest
-from netdump.errors import BadAck
+from netdump.errors import BadAck, BadNak
 from netdump.keys import Opening, Secret, SessionKeys
 from netdump.messages import REASONS, MessageType, pack_headers, parse, parse_block
+from netdump.nak import MEANS, is_nak, pack_nak, parse_nak
 from netdump.offer import take
 from netdump.opening import Facts, Prover, pack_challenge, parse_proof
 from netdump.sack import Sack, parse_sack
@@ -211,6 +213,33 @@ def test_acks_with_a_tag(vector: dict[str, Any]) -> None:
     ack = bytes.fromhex(vector["ack"])
     assert (keys.seal(ack), keys.unseal(octets)) == (octets, ack)
     assert octets[-16:] == blake3(ack, key=key).digest(16)
+
+
+@pytest.mark.parametrize("vector", VECTORS["naks"], ids=lambda v: v["name"])
+def test_naks(vector: dict[str, Any]) -> None:
+    octets, keys = (
+        bytes.fromhex(vector["octets"]),
+        SessionKeys(bytes(32), bytes.fromhex(vector["key"])),
+    )
+    assert is_nak(octets)
+    said = keys.unseal(octets)
+    if vector.get("refused") == "nak-tag":
+        assert said is None
+        return
+    assert said is not None
+    if "refused" in vector:
+        with pytest.raises(BadNak):
+            parse_nak(said, 1000)
+        assert vector["refused"] == BadNak.reason
+        return
+    assert parse_nak(said, vector["seqno"]) == vector["reason"]
+    assert keys.seal(pack_nak(0x25, vector["seqno"], vector["reason"])) == octets
+
+
+def test_the_page_says_what_every_nak_means() -> None:
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([A-Z]+) \|$", PAGE.split("## NAK")[1], re.M)
+    means = {str(int(reason)): errno.errorcode[code] for reason, (code, _) in MEANS.items()}
+    assert dict(rows) == means
 
 
 def shown(after: str) -> str:

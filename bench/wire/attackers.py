@@ -6,9 +6,9 @@ the machine's, and lets it hear what passes; what it says is heard ahead of any 
     attacker    hears                      says to the server         says to the client
     DataForger  ARP, which is broadcast    data, to each port in      -
                                            turn
-    Forger      ARP                        the same; headers and      acks and challenges with
-                                           FINISHED; HERALDs and      guessed ports and seqnos
-                                           proofs
+    Forger      ARP                        the same; headers and      acks, challenges and NAKs,
+                                           FINISHED; HERALDs and      with guessed ports and
+                                           proofs                     seqnos
     ArpRacer    ARP                        -                          the server's address is mine
     Replayer    everything                 what the client said, in   what the server said, the
                                            this dump and in one       same
@@ -36,6 +36,7 @@ from netdump.digest import Digest
 from netdump.inet import Flow, udp_headers
 from netdump.kdh import KernelDumpHeader
 from netdump.messages import CLIENT_PORT, HEADER_SIZE, HERALD_PORT, MessageType, pack_headers
+from netdump.nak import Reason, pack_nak
 from netdump.opening import CHALLENGE, PROOF
 from netdump.sack import Sack
 from nic_models.frames import Frames
@@ -203,6 +204,7 @@ class Forger(DataForger):
             Sack(seqno, (), 0x07).pack(),
             Sack(seqno, (), 0x25).pack() + bytes(16),
             (CHALLENGE | 0x25).to_bytes(4, "big") + seqno.to_bytes(4, "big") + bytes(32),
+            pack_nak(0x25, seqno, Reason.DISK_FULL) + bytes(16),
         ]
         return _to_client(ends, (HERALD_PORT, port)[turn // len(said) % 2], said[turn % len(said)])
 
