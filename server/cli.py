@@ -49,6 +49,7 @@ NOTABLE: Final = frozenset(
         "finish-refused",
         "refused",
         "plain-calls",
+        "not-pinned",
         "info-lost",
         "stopped",
     }
@@ -124,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--key-file",
         metavar="FILE",
-        help="keys of clients, a line each: ADDRESS or * and 64 hex digits (docs/netdump2.md)",
+        help="keys of clients, a line each: ADDRESS KEY [MAC], or * KEY (docs/server.md)",
     )
     add(
         "--require-key",
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit status. Must be called in the main thread."""
     events = EventLines(args.json, "quiet" if args.quiet else "all" if args.verbose else "notable")
     try:
-        keys = _keys(args)
+        keys, macs = _keys(args)
     except BadKeys as error:
         return _complain(error, 2, args.json)
     config = ServerConfig(
@@ -163,7 +164,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         folder = DumpFolder(args.dumpdir, args.fsync)
         core = ServerCore(config, folder, events, time.time, os.urandom(KEY_SIZE))
-        shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
+        shell = Shell(
+            core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events, macs=macs
+        )
     except (StoreError, CannotListen) as error:
         lacking = isinstance(error, CannotListen) and error.errno in _LACKING
         return _complain(error, 3 if lacking else 2, args.json)
@@ -194,13 +197,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keys(args: argparse.Namespace) -> dict[str, bytes]:
-    """The keys of --key-file. Raises BadKeys."""
+def _keys(args: argparse.Namespace) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The keys and the MACs of --key-file. Raises BadKeys."""
     name = args.key_file
     if name is None:
         if args.require_key:
             raise BadKeys("--require-key without --key-file would serve nobody")
-        return {}
+        return {}, {}
     if args.stock_acks:
         raise BadKeys("--key-file: with --stock-acks nobody's offer is read")
     try:

@@ -26,12 +26,14 @@ from netdump.keys import KEY_SIZE, NONCE_SIZE, Opening, Secret, SessionKeys
 from netdump.messages import Message
 from netdump.offer import AUTHENTICATION, MARK, take
 from netdump.opening import Facts, offer_of, pack_challenge, parse_proof
+from server.neighbours import is_host
 
 #: Seconds.
 SLOT: Final = 10
 MOST_SPENT: Final = 1024
 #: Stands for every address that has no key of its own.
 EVERYBODY: Final = "*"
+_MAC: Final = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 class BadKeys(NetdumpError):
@@ -40,16 +42,24 @@ class BadKeys(NetdumpError):
     reason = "bad-keys"
 
 
-def parse_keys(text: str) -> dict[str, bytes]:
-    """The keys in a file: lines ``ADDRESS KEY``, or ``* KEY`` for all others; KEY is 64 hex digits.
+def parse_keys(text: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The keys, and the MACs, in a file, by address: lines ``ADDRESS KEY``, ``ADDRESS KEY MAC``, or
+    ``* KEY`` for all others; KEY is 64 hex digits, MAC as ``02:00:00:00:00:02``.
 
     What follows a ``#`` is a comment. Raises BadKeys, and never shows a key.
     """
     keys: dict[str, bytes] = {}
+    macs: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
+        if len(words) == 3 and words[0] != EVERYBODY:
+            mac = bytes.fromhex(words[2].replace(":", "")) if _MAC.fullmatch(words[2]) else b""
+            if not is_host(mac):
+                raise BadKeys(f"line {number} of the keys: {words[2]!r} is no MAC of a host")
+            macs[words[0]] = mac
+            words.pop()
         if len(words) != 2 or not re.fullmatch(f"[0-9a-fA-F]{{{2 * KEY_SIZE}}}", words[1]):
             wanted = f"ADDRESS and a key of {2 * KEY_SIZE} hex digits"
             raise BadKeys(f"line {number} of the keys is not {wanted}")
@@ -63,7 +73,7 @@ def parse_keys(text: str) -> dict[str, bytes]:
         keys[name] = bytes.fromhex(words[1])
     if not keys:
         raise BadKeys("there is no key in it")
-    return keys
+    return keys, macs
 
 
 class Stale(BadProof):

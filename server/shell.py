@@ -16,13 +16,16 @@ import selectors
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
 from netdump.errors import NetdumpError
 from server.core import NO_SESSION, HeraldReply, ServerCore
+from server.neighbours import Pin, pin, unpin
 from server.packets import AckSender, probe
 from server.readers import MAX_DATAGRAM, OUR_ERRORS, ROWS, Lack, Reader, SureReader
 from server.refusals import OnEvent
@@ -72,8 +75,11 @@ class Shell:
         sender: AckSender | None = None,
         max_datagram: int = MAX_DATAGRAM,
         on_event: OnEvent | None = None,
+        macs: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
-        """Listens from here on. ``address``: numeric IPv4; ``port`` 0: the kernel chooses."""
+        """Listens from here on. ``address``: numeric IPv4; ``port`` 0: the kernel chooses.
+        ``macs``: those of clients by their address, which are to be pinned (``neighbours.py``).
+        """
         self._core = core
         self._on_event = on_event
         self._lacks = probe()
@@ -82,6 +88,8 @@ class Shell:
         self._sender = sender or AckSender("UDP_SEGMENT" not in slow, self._tell)
         self._sockets: dict[int, socket.socket] = {}
         self._complaints: dict[int, int] = {}
+        self._to_pin = dict(macs)
+        self._pins: list[Pin] = []
         self._stopping = False
         self._herald = _listen(address, port)
         self._wake_out, self._wake_in = socket.socketpair()
@@ -151,9 +159,12 @@ class Shell:
                 if error.errno in OUR_ERRORS:
                     raise
                 continue
+            interface, local = _asked(ancillary)
+            if client[0] in self._to_pin and interface:
+                self._pin(client[0], self._to_pin.pop(client[0]), interface)
             reply = self._core.herald(client, datagram, time.monotonic())
             if reply is not None:
-                self._answer(reply, client, _asked_address(ancillary))
+                self._answer(reply, client, local)
         self._forget(time.monotonic())
 
     def _answer(self, reply: HeraldReply, client: tuple[str, int], local: str) -> None:
@@ -173,6 +184,20 @@ class Shell:
             self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
         acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)
         self._sender.send(self._sockets[reply.session_id], acks)
+
+    def _pin(self, ip: str, mac: bytes, interface: int) -> None:
+        try:
+            entry = pin(ip, mac, interface)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, str(error.errno))
+            message = (
+                "its MAC can't be kept against forged ARP: this needs CAP_NET_ADMIN, and Linux"
+            )
+            if self._on_event is not None:
+                self._on_event("not-pinned", {"client": ip, "errno": name, "message": message})
+            return
+        if entry is not None:
+            self._pins.append(entry)
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -234,6 +259,10 @@ class Shell:
 
     def _close(self) -> None:
         self._selector.close()
+        for entry in self._pins:
+            with suppress(OSError):
+                unpin(entry)
+        self._pins.clear()
         for sock in (self._herald, self._wake_in, self._wake_out, *self._sockets.values()):
             sock.close()
         self._sockets.clear()
@@ -298,10 +327,12 @@ def _from(local: str) -> bytes:
     return struct.pack("@i4s4s", 0, socket.inet_aton(local), bytes(4))
 
 
-def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str:
-    """The local address that a datagram was sent to (struct in_pktinfo); "" if unknown."""
+def _asked(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, str]:
+    """The interface that a datagram came by, and the local address that it was sent to (struct
+    in_pktinfo); 0 and "" if unknown.
+    """
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= 12:
-            _index, local, _destination = struct.unpack_from("@i4s4s", data)
-            return socket.inet_ntoa(local)
-    return ""
+            interface, local, _destination = struct.unpack_from("@i4s4s", data)
+            return interface, socket.inet_ntoa(local)
+    return 0, ""

@@ -75,9 +75,11 @@ def test_who_has_heard_nothing_says_nothing(make: type[Attacker]) -> None:
 
 
 def test_arp_in_the_server_s_name_is_believed_by_every_test_there_is() -> None:
-    heard, nothing = introduced(ArpRacer()).says(2)
-    assert not len(nothing)
-    assert len(heard) == 2
+    heard, said = introduced(ArpRacer()).says(2)
+    assert len(heard) == len(said) == 2
+    asked = arp.parse(said.bytes_of(0))
+    assert (asked.operation, asked.sender_mac) == (arp.REQUEST, MAC)
+    assert (asked.sender_ip, asked.target_ip) == (CLIENT_IP, SERVER_IP)
     packet = arp.parse(heard.bytes_of(0))
     assert arp.accepts(packet, CLIENT_MAC, CLIENT_IP, {SERVER_IP}) == ""
     assert (packet.sender_mac, packet.sender_ip) == (MAC, SERVER_IP)
@@ -182,6 +184,7 @@ tx_ring = 256
 [server]
 key = "{KEY}"
 require_key = true
+pin = true
 [[case]]
 profile = "netdump2"
 client = {{ key = "{KEY}" }}

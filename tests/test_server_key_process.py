@@ -18,7 +18,9 @@ from server.cli import main
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.neighbours import pin
 from server.shell import MAX_COMPLAINTS, Shell
+from tests.fakes import Told
 from tests.keyed_rig import KEY, TAKEN, KeyedClient
 from tests.patience import HANG_S
 from tests.server_rig import IMAGE, herald
@@ -135,3 +137,22 @@ class Failing:
 
     def read(self, _sock: socket.socket) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         raise OSError(self._code, "injected")
+
+
+def test_nothing_is_pinned_where_there_is_no_arp() -> None:
+    """A permanent entry on the loopback would be the end of it."""
+    mac = bytes.fromhex("02005e0000fe")
+    assert pin(HOST, mac, socket.if_nametoindex("lo")) is None
+    for bad in (bytes(6), b"\x01" + bytes(5), b"\x02"):
+        assert pin("198.18.0.2", bad, 1) is None
+
+
+def test_a_mac_that_can_not_be_pinned_is_told_once(tmp_path: Path) -> None:
+    told = Told()
+    core = ServerCore(ServerConfig(keys={"*": KEY}), DumpFolder(str(tmp_path), "none"))
+    mac = bytes.fromhex("02005e0000fe")
+    shell = Shell(core, HOST, 0, on_event=told, macs={"198.18.0.2": mac})
+    shell._pin("198.18.0.2", mac, 1 << 20)  # no such interface
+    ((kind, fields),) = [event for event in told.events if event[0] == "not-pinned"]
+    assert (kind, fields["client"], fields["errno"]) == ("not-pinned", "198.18.0.2", "ENXIO")
+    shell._close()

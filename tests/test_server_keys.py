@@ -555,7 +555,10 @@ def test_with_stock_acks_nobody_s_offer_is_read(tmp_path: Path) -> None:
 
 def test_a_file_of_keys() -> None:
     text = f"# a comment\n\n198.18.0.2 {KEY.hex()}  # the lab's\n* {OTHER_KEY.hex().upper()}\n"
-    assert parse_keys(text) == {HOST: KEY, "*": OTHER_KEY}
+    assert parse_keys(text) == ({HOST: KEY, "*": OTHER_KEY}, {})
+    text += f"198.18.0.3 {KEY.hex()} 02:00:5e:00:00:Fe"
+    keys, macs = parse_keys(text)
+    assert (len(keys), macs) == (3, {"198.18.0.3": bytes.fromhex("02005e0000fe")})
 
 
 @pytest.mark.parametrize(
@@ -565,7 +568,11 @@ def test_a_file_of_keys() -> None:
         ("198.18.0.2\n", "line 1 of the keys is not ADDRESS"),
         (f"\nhost {KEY.hex()}", "line 2 of the keys: 'host' is no IPv4 address"),
         (f"* {KEY.hex()[:-1]}", "line 1 of the keys is not"),
-        (f"* {KEY.hex()} more", "line 1 of the keys is not"),
+        (f"* {KEY.hex()} 02:00:5e:00:00:fe", "line 1 of the keys is not"),
+        (f"198.18.0.2 {KEY.hex()} more", "line 1 of the keys: 'more' is no MAC"),
+        (f"198.18.0.2 {KEY.hex()} 01:00:5e:00:00:fe", "'01:00:5e:00:00:fe' is no MAC"),
+        (f"198.18.0.2 {KEY.hex()} 00:00:00:00:00:00", "is no MAC of a host"),
+        (f"198.18.0.2 {KEY.hex()} 02:00:5e:00:00:fe 1", "line 1 of the keys is not"),
         (f"* {KEY.hex()}\n* {KEY.hex()}", "line 2 of the keys: \\* has one already"),
     ],
 )

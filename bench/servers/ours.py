@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,6 +15,7 @@ from bench.scenario.schema import Size
 from bench.scenario.written import KEY
 from bench.servers.inprocess import InProcessServer
 from bench.servers.process import ServerProcess
+from bench.story.stage import CLIENT_IP, CLIENT_MAC
 from bench.table import Table
 from server.config import ServerConfig
 from server.gate import EVERYBODY
@@ -60,6 +62,8 @@ class KeyedOptions(OurOptions):
     """Shared with every client."""
     require_key: StrictBool = False
     """A client that has not proved that it has the key is not served."""
+    pin: StrictBool = False
+    """Its file of keys names the machine's MAC: no ARP changes that."""
 
     def config(self) -> ServerConfig:
         keys = {} if self.key is None else {EVERYBODY: bytes.fromhex(self.key)}
@@ -71,7 +75,8 @@ class KeyedOptions(OurOptions):
         if self.key is not None:
             keys = folder / "keys"
             keys.touch(mode=0o600)
-            keys.write_text(f"{EVERYBODY} {self.key}\n")
+            line = f"{CLIENT_IP} {self.key} {CLIENT_MAC.hex(':')}\n" if self.pin else ""
+            keys.write_text(f"{EVERYBODY} {self.key}\n{line}")
             words += ["--key-file", str(keys)]
         return words + (["--require-key"] if self.require_key else [])
 
@@ -87,6 +92,8 @@ def _process(place: NamespacePlace, options: KeyedOptions) -> ServerProcess:
 
 
 def _in_process(place: SimulatedPlace, options: KeyedOptions) -> InProcessServer:
+    if options.pin:
+        place.host.pin(IPv4Address(CLIENT_IP).packed, CLIENT_MAC)
     return InProcessServer(place.host, place.dumpdir, config=options.config(), fsync="none")
 
 

@@ -9,7 +9,8 @@ the machine's, and lets it hear what passes; what it says is heard ahead of any 
     Forger      ARP                        the same; headers and      acks, challenges and NAKs,
                                            FINISHED; HERALDs and      with guessed ports and
                                            proofs                     seqnos
-    ArpRacer    ARP                        -                          the server's address is mine
+    ArpRacer    ARP                        the client's address is    the server's address is mine
+                                           mine
     Replayer    everything                 what the client said, in   what the server said, the
                                            this dump and in one       same
                                            before; as it was, and
@@ -48,6 +49,8 @@ FIRST_PORT: Final = 32768
 PORTS: Final = 28232
 #: Ports that a forger tries in one turn: all of them in 1,177 turns.
 GUESSES: Final = 24
+#: At how many of them it tries all else, too.
+MORE: Final = 4
 #: What it writes, if it is believed, and where: the client has been there early, so this comes last
 #: and wins.
 FORGED: Final = b"\xee" * 512
@@ -106,7 +109,9 @@ class _Listener:
 
 
 class ArpRacer:
-    """Answers the client's ARP requests in the server's name, and goes on saying so."""
+    """Answers the client's ARP requests in the server's name, asks the server in the client's, and
+    goes on with both.
+    """
 
     def __init__(self) -> None:
         self._listener = _Listener()
@@ -118,8 +123,16 @@ class ArpRacer:
         ends = self._listener.ends
         if ends is None:
             return Frames.empty(), Frames.empty()
-        lie = arp.reply(MAC, ends.asked_ip, ends.client_mac, ends.client_ip)
-        return Frames.of([lie.ljust(MINIMUM_FRAME, b"\0")] * turns), Frames.empty()
+        lies = arp.reply(MAC, ends.asked_ip, ends.client_mac, ends.client_ip), _asks(ends)
+        to_client, to_server = (
+            Frames.of([lie.ljust(MINIMUM_FRAME, b"\0")] * turns) for lie in lies
+        )
+        return to_client, to_server
+
+
+def _asks(ends: _Ends) -> bytes:
+    """Who asks is remembered: every host does that, and no clock keeps it from it."""
+    return arp.request(MAC, ends.client_ip, ends.asked_ip)
 
 
 class DataForger:
@@ -128,7 +141,6 @@ class DataForger:
     def __init__(self) -> None:
         self._listener = _Listener()
         self._turn = 0
-        self._shots = Frames.empty()
 
     def hears(self, direction: Direction, frames: Frames) -> None:
         self._listener.hears(direction, frames)
@@ -137,37 +149,38 @@ class DataForger:
         ends = self._listener.ends
         if ends is None or ends.server_mac == _NO_ONE:
             return Frames.empty(), Frames.empty()
-        if not len(self._shots):
-            self._shots = self._ammunition(ends)
+        data = _to_server(ends, FIRST_PORT, MessageType.VMCORE, 7, FORGED_AT, FORGED)
         to_client, to_server = [], []
         for turn in range(self._turn, self._turn + turns):
             # The walk begins in the middle: a host that gives its ports in order, as our simulated
             # one does, is not found out before the client has sent anything.
             walked = PORTS // 2 + turn * GUESSES + np.arange(GUESSES)
             ports = FIRST_PORT + walked % PORTS
-            count = len(self._shots)
-            shots = self._shots.take(np.tile(np.arange(count), GUESSES))
-            to_server += [to_ports(shots, _DESTINATION, np.repeat(ports, count))]
-            heard, besides = self._besides(ends, turn, int(ports[0]))
+            to_server.append(_to_each(data, ports))
+            heard, besides = self._besides(ends, turn, ports)
             to_client.append(heard)
             to_server.append(besides)
         self._turn += turns
         return Frames.concat(to_client), Frames.concat(to_server)
 
-    def _ammunition(self, ends: _Ends) -> Frames:
-        """What is tried at each port."""
-        return _to_server(ends, FIRST_PORT, MessageType.VMCORE, 7, FORGED_AT, FORGED)
-
-    def _besides(self, _ends: _Ends, _turn: int, _port: int) -> Said:
-        """What else it says in this turn."""
+    def _besides(self, _ends: _Ends, _turn: int, _ports: NDArray[np.int64]) -> Said:
+        """What else it says in this turn, in which it tries these ports."""
         return Frames.empty(), Frames.empty()
 
 
 class Forger(DataForger):
     """Tries everything."""
 
-    def _besides(self, ends: _Ends, turn: int, port: int) -> Said:
-        return self._ack(ends, turn, port), self._herald(ends, turn)
+    def __init__(self) -> None:
+        super().__init__()
+        self._shots = Frames.empty()
+
+    def _besides(self, ends: _Ends, turn: int, ports: NDArray[np.int64]) -> Said:
+        if not len(self._shots):
+            self._shots = self._ammunition(ends)
+        shots = _to_each(self._shots, ports[:MORE])
+        to_server = Frames.concat([shots, self._herald(ends, turn)])
+        return self._ack(ends, turn, int(ports[0])), to_server
 
     def _herald(self, ends: _Ends, turn: int) -> Frames:
         """Of a stock client, of one of ours, or a proof that proves nothing."""
@@ -189,7 +202,6 @@ class Forger(DataForger):
         digest = Digest(FORGED_AT + len(FORGED), bytes(32)).pack()
         return Frames.concat(
             [
-                _to_server(ends, FIRST_PORT, vmcore, 7, FORGED_AT, FORGED),
                 _to_server(ends, FIRST_PORT, vmcore, 7, FORGED_AT, FORGED, tag=bytes(16)),
                 _to_server(ends, FIRST_PORT, header, 8, 0, short),
                 _to_server(ends, FIRST_PORT, finished, 9, 0, digest),
@@ -279,6 +291,13 @@ def _to_server(
 def _to_client(ends: _Ends, port: int, payload: bytes) -> Frames:
     flow = Flow(MAC, ends.client_mac, ends.asked_ip, ends.client_ip, port, CLIENT_PORT)
     return _datagram(flow, payload)
+
+
+def _to_each(frames: Frames, ports: NDArray[np.int64]) -> Frames:
+    """All of these frames to each of the server's ports."""
+    count = len(frames)
+    many = frames.take(np.tile(np.arange(count), len(ports)))
+    return to_ports(many, _DESTINATION, np.repeat(ports, count))
 
 
 def _datagram(flow: Flow, payload: bytes) -> Frames:

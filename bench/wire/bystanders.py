@@ -10,7 +10,7 @@ next, ahead of any answer to that frame:
 | unicast-to-others | UDP between two other hosts |
 | broadcast-noise | ARP requests for other hosts, and UDP broadcasts |
 | arp-spoof | ARP replies, unasked, for other hosts; in mid-dump also for whom the machine asked |
-| arp-race | ARP replies in the server's name, before its own |
+| arp-race | ARP replies in the server's name, before its own; and the server, ARP in the client's |
 | forged-data | nothing; but the server, data in the client's name |
 | forged-dump | acks in the server's name; and the server, messages in the client's |
 | replayed-dump | what the server has ever said; and the server, what the client has |
@@ -136,7 +136,7 @@ TRICKS: Final[dict[str, Deed]] = {
     "arp-spoof": Deed(
         heard="ARP replies that claim others' addresses", craft=_unasked_replies, claims_asked=True
     ),
-    "arp-race": Deed(heard="ARP replies in the server's name", attacker=ArpRacer),
+    "arp-race": Deed(heard="ARP frames in the server's name, and the client's", attacker=ArpRacer),
     "forged-data": Deed(heard="forged frames, all to the server", attacker=DataForger),
     "forged-dump": Deed(heard="forged frames, those to the server included", attacker=Forger),
     "replayed-dump": Deed(heard="replayed frames, those to the server included", attacker=Replayer),
