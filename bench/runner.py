@@ -47,6 +47,7 @@ from bench.verdict import (
     PanicContext,
     RunResult,
 )
+from bench.wire.bystanders import are_attackers
 from bench.wire.contracts import Direction
 from guest.qemu.errors import QemuError, QemuGone
 from guest.synthetic import OutOfMemory
@@ -254,7 +255,7 @@ def _run(
             capture.write(direction, frames, notes)
             if overheard is not None:
                 overheard.observe(direction, frames, notes)
-            if watch is not None and disk is not None:
+            if watch is not None and disk is not None and not are_attackers(notes):
                 watch.observe(direction, frames, notes)
                 if direction == "to-client":
                     disk.look()

@@ -8,6 +8,16 @@ The server's port is learned here, for it answers a HERALD from a fresh one. Sto
 port of the first ack at all, and never look at a port again. A careful client
 (``Profile.ack_port_is_checked``) takes that of the ack that names its HERALD, and believes no other
 from then on.
+
+A client that has a key (``opening.py``) believes what has a right tag:
+
+    what comes                   before an ack with a tag was believed      after it
+    a challenge                  is answered by a proof, whoever sent it    refused
+    an ack with a right tag      believed                                   believed
+    a NAK with a right tag       the dump has ended                         the same
+    one with a wrong tag         refused                                    refused
+    any other ack                refused; believed, for the whole dump, if  refused
+                                 the client may go on without its key
 """
 
 from __future__ import annotations
@@ -19,13 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.contracts import FrameBlock
-from netdump.errors import MalformedMessage
+from netdump.errors import BadAck, BadTag, MalformedMessage
 from netdump.inet import Received
 from netdump.messages import parse_acks
+from netdump.nak import is_nak, parse_nak
+from netdump.offer import AUTHENTICATION
+from netdump.opening import Prover, is_challenge
 from netdump.profiles import Profile
 from netdump.sack import Scoreboard, parse_sack
 
 NO_ACKS: Final = np.empty(0, np.int64)
+#: What is wrong with an ack, in the words of a client.
+_REASONS: Final = {BadAck.reason: "not-an-ack", BadTag.reason: "ack-tag"}
 
 
 class AckReader:
@@ -38,8 +53,11 @@ class AckReader:
         herald_seqno: int,
         refuse: Callable[[str, int], None],
         learned_port: Callable[[int], None],
+        prover: Prover | None = None,
     ) -> None:
-        """``refuse(reason, count)``; ``learned_port(port)`` is told once or never."""
+        """``refuse(reason, count)``; ``learned_port(port)`` is told once or never. ``prover``: of a
+        client that has a key.
+        """
         self.server_port: int | None = None
         self.foreign = 0
         """Acks believed although they were addressed to another MAC than ``mac``."""
@@ -47,6 +65,16 @@ class AckReader:
         """Selective acks believed."""
         self.offer = profile.offer
         """The bits that the HERALD offers (``offer.py``)."""
+        self.refused: int | None = None
+        """The reason of a NAK with a right tag (``nak.py``): the dump has ended."""
+        self.proof: bytes | None = None
+        """The answer that the latest challenge wants; the link takes it from here."""
+        self.proved_to: bytes | None = None
+        """The MAC from which the latest challenge, or the ack that ended them, came."""
+        self._prover = prover if self.offer else None
+        if self._prover is not None:
+            self.offer |= AUTHENTICATION
+        self._needs_tag = self._prover is not None and profile.key_is_required
         self.taken = 0
         """Those that the server took, once it has said so. It says so in each ack."""
         self._careful = profile.ack_port_is_checked
@@ -55,6 +83,11 @@ class AckReader:
         self._refuse = refuse
         self._learned_port = learned_port
         self._scoreboard = Scoreboard(herald_seqno) if self.offer else None
+
+    @property
+    def unproved(self) -> bool:
+        """There is a key, and no server has shown yet that it has it, too."""
+        return self._prover is not None and not self.taken and self.server_port is None
 
     def sent(self, seqnos: NDArray[np.int64]) -> None:
         """Messages that went out, in order, perhaps not for the first time."""
@@ -70,12 +103,22 @@ class AckReader:
         seqnos, is_ack = parse_acks(frames.data[rows], lengths, starts)
         believed = np.zeros(len(rows), np.bool_)
         if is_ack.any():
-            believed[is_ack] = self._check_ports(seqnos[is_ack], ports[is_ack])
+            if self._needs_tag or self.taken & AUTHENTICATION:
+                self._refuse("ack-tag", int(np.count_nonzero(is_ack)))
+            else:
+                believed[is_ack] = self._check_ports(seqnos[is_ack], ports[is_ack])
         named = [seqnos[believed]]
         for i in np.flatnonzero(~is_ack).tolist():
             at = int(starts[i])
             payload = frames.data[rows[i], at : at + int(lengths[i])].tobytes()
-            more = self._selective(payload, int(ports[i]))
+            from_mac = frames.data[rows[i], 6:12].tobytes()
+            if self._prover is not None and is_nak(payload):
+                self._nak(self._prover, payload)
+                continue
+            if self._prover is not None and is_challenge(payload):
+                self._challenged(self._prover, payload, from_mac)
+                continue
+            more = self._selective(payload, int(ports[i]), from_mac)
             if more is not None:
                 believed[i] = True
                 named.append(more)
@@ -83,7 +126,38 @@ class AckReader:
         self.foreign += int(np.count_nonzero(foreign))
         return named[0] if len(named) == 1 else np.concatenate(named)
 
-    def _selective(self, payload: bytes, port: int) -> NDArray[np.int64] | None:
+    def _nak(self, prover: Prover, payload: bytes) -> None:
+        octets = prover.unseal(payload)
+        if octets is None:
+            self._refuse("nak-tag", 1)
+            return
+        try:
+            self.refused = parse_nak(octets, self._herald_seqno)
+        except MalformedMessage as error:
+            self._refuse(error.reason, 1)
+
+    def _challenged(self, prover: Prover, payload: bytes, from_mac: bytes) -> None:
+        if not self.unproved:
+            self._refuse("challenge-late", 1)
+            return
+        try:
+            self.proof = prover.challenged(payload, self.offer)
+        except MalformedMessage as error:
+            self._refuse(error.reason, 1)
+            return
+        self.proved_to = from_mac
+
+    def _unsealed(self, payload: bytes) -> bytes:
+        """An ack without its tag. Raises BadTag if it should have a right one."""
+        if self._prover is not None and payload[3:4] and payload[3] & AUTHENTICATION:
+            ack = self._prover.unseal(payload)
+            if ack is not None:
+                return ack
+        elif not self._needs_tag and not self.taken & AUTHENTICATION:
+            return payload
+        raise BadTag("an ack that has no right tag", payload)
+
+    def _selective(self, payload: bytes, port: int, from_mac: bytes) -> NDArray[np.int64] | None:
         """What it names; None if it is not believed."""
         if self._scoreboard is None:
             self._refuse("not-an-ack", 1)
@@ -92,13 +166,13 @@ class AckReader:
             self._refuse("ack-port", 1)
             return None
         try:
-            sack = parse_sack(payload)
+            sack = parse_sack(self._unsealed(payload))
             if sack.taken & ~self.offer or self.taken not in (0, sack.taken):
                 self._refuse("ack-taken", 1)
                 return None
             seqnos = self._scoreboard.read(sack)
         except MalformedMessage as error:
-            self._refuse("not-an-ack" if error.reason == "bad-ack" else error.reason, 1)
+            self._refuse(_REASONS.get(error.reason, error.reason), 1)
             return None
         if self.server_port is None:
             if self._careful and self._herald_seqno not in seqnos:
@@ -106,6 +180,7 @@ class AckReader:
                 return None
             self._learn(port)
             self.taken = sack.taken
+            self.proved_to = from_mac
         self.selective += 1
         return seqnos
 

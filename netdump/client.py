@@ -3,7 +3,8 @@
 Theory. debugnet_connect finds the peer and heralds the dump; the dump core then hands over the
 image in pieces; a 512-byte kernel dump header says how long it is; FINISHED closes. Everything that
 may happen in which order is the table ``STEPS``; a step either succeeds or ends the dump with an
-errno. There is no abort message in the protocol: a client that gives up just goes silent.
+errno. There is no abort message in the protocol: a client that gives up just goes silent. A server
+that gives up can say so to a client that has a key (``nak.py``).
 
 The order differs by version: since FreeBSD 12 the header comes last, since its length is known only
 then; the 2010 patch made the write at offset 0 the header, and let the disk format's trailing copy
@@ -31,12 +32,14 @@ from numpy.typing import NDArray
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
 from netdump.digest import Hasher
 from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
-from netdump.errors import SendFailed
+from netdump.errors import BadChallenge, SendFailed
 from netdump.flight import memory_for
 from netdump.kdh import KernelDumpHeader
+from netdump.keys import CLIENT_NONCE_SIZE
 from netdump.link import DebugnetLink
-from netdump.messages import MessageType
-from netdump.offer import DIGEST
+from netdump.messages import HERALD_PATH_MAX, MessageType
+from netdump.offer import AUTHENTICATION, DIGEST
+from netdump.opening import LEAST_MTU, Facts, Prover
 from netdump.profiles import Profile
 from netdump.sliding import SlidingWindow
 from netdump.udplink import LinkConfig, LinkStats, Tell
@@ -62,18 +65,24 @@ STEPS: Final[dict[str, tuple[Step, ...]]] = {
 }
 
 
+#: Where in the client's buffer the facts of a proof lie, behind the HERALD's path.
+_FACTS_AT: Final = HERALD_PATH_MAX
 #: What FreeBSD's netdump_start does before it says that it dumps.
 _CONNECTING: Final = (Step.RESOLVE, Step.HERALD)
 
 
 @dataclass(frozen=True, slots=True)
 class DumpRequest:
-    """What dumpon(8) and the panic say. ``draw`` is 32 bits of the machine's entropy."""
+    """What dumpon(8) and the panic say. ``draw`` is 32 bits of the machine's entropy, ``nonce`` 64
+    more; ``key`` is what client and server share, 32 octets, if they do.
+    """
 
     link: LinkConfig
     header: KernelDumpHeader
     path: str = ""
     draw: int = 0
+    nonce: bytes = bytes(CLIENT_NONCE_SIZE)
+    key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -136,10 +145,20 @@ class NetdumpClient:
         """Send the whole image; never raises for what the peer or the network did."""
         # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
         first = 1 if self.profile.first_seqno == "one" else 2 + request.draw % (2**31)
+        prover = self._prover(request)
         link = DebugnetLink(
-            self.profile, request.link, nic, self._memory, mbufs, delay_us, tell, first
+            self.profile,
+            request.link,
+            nic,
+            self._memory,
+            mbufs,
+            delay_us,
+            tell,
+            first,
+            prover,
+            self._buffer_at + _FACTS_AT,
         )
-        session = _Session(self, request, link, first)
+        session = _Session(self, request, link, first, prover)
         report = Report(self.profile.name, dump_length=self.image.length, stats=link.stats)
         step = Step.RESOLVE
         try:
@@ -162,14 +181,28 @@ class NetdumpClient:
         tell("step", step=end.value, poll=link.stats.polls, error=report.error)
         return report
 
+    def _prover(self, request: DumpRequest) -> Prover | None:
+        """Of a client that has a key, and can offer to use it."""
+        if request.key is None or not self.profile.offer:
+            return None
+        header = request.header
+        facts = Facts(self.image.length, header.architecture, header.hostname, header.panicstring)
+        return Prover(request.key, request.link.client_ip, request.nonce, facts)
+
 
 class _Session:
     """The actions of ``STEPS`` and the sequence numbers they share."""
 
     def __init__(
-        self, client: NetdumpClient, request: DumpRequest, link: DebugnetLink, first_seqno: int
+        self,
+        client: NetdumpClient,
+        request: DumpRequest,
+        link: DebugnetLink,
+        first_seqno: int,
+        prover: Prover | None,
     ) -> None:
         self._client = client
+        self._prover = prover
         self._profile = client.profile
         self._request = request
         self._link = link
@@ -190,16 +223,17 @@ class _Session:
             size_zero_is_unlimited=profile.unlimited_is_size_zero,
         )
 
-    def _put(self, payload: bytes) -> int:
+    def _put(self, payload: bytes, beyond: int = 0) -> int:
         """Place a small payload in the arena's buffer; its physical address.
 
         Behind the last one: copies of that, which were sent before its ack came, may still lie in
         the NIC's ring. The stock client has one place for all, and a late NIC sends a mixture.
         """
-        at = self._buffer_at + self._used
+        start = beyond or self._used
+        at = self._buffer_at + start
         self._memory.buffer[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
-        if self._window is not None:
-            self._used += len(payload)  # HERALD, header, FINISHED: some 2 KiB of 64 at the most
+        if self._window is not None:  # HERALD, header, FINISHED: some 3 KiB of 64 at the most
+            self._used = start + len(payload)
         return at
 
     def resolve(self) -> None:
@@ -207,10 +241,27 @@ class _Session:
 
     def herald(self) -> None:
         path = self._request.path
+        if self._prover is not None and self._link.mtu < LEAST_MTU:
+            raise SendFailed(
+                errno.EMSGSIZE,
+                f"with a key the MTU is {LEAST_MTU} at least, for the kernel dump header is one"
+                f" message: {self._link.mtu}",
+            )
         payload = path.encode() + b"\0" if path else b""
-        self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
+        if self._prover is not None:
+            self._put(self._prover.facts + payload, _FACTS_AT)
+        try:
+            self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
+        except SendFailed as failure:
+            if failure.errno == errno.ETIMEDOUT and self._link.stats.refused[BadChallenge.reason]:
+                why = "who answers the HERALD has not this key: another server's, or a stranger"
+                raise SendFailed(errno.EACCES, why) from failure
+            raise
         if self._window is not None:
-            self._window.knows(self._messages.round_trip)
+            round_trip = self._messages.round_trip
+            if round_trip is not None and self._link.taken & AUTHENTICATION:
+                round_trip //= 2  # a challenge and an ack were waited for
+            self._window.knows(round_trip)
 
     def _send(self, kind: MessageType, offset: int, payload: bytes) -> None:
         """One message, until it is acknowledged."""

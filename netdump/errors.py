@@ -89,6 +89,30 @@ class BadCrc(MalformedMessage):
     reason = "crc"
 
 
+class BadTag(MalformedMessage):
+    """The tag of a message of an authenticated session is wrong."""
+
+    reason = "tag"
+
+
+class BadChallenge(MalformedMessage):
+    """A challenge that is not the answer to our HERALD, or was made without the key."""
+
+    reason = "challenge"
+
+
+class BadNak(MalformedMessage):
+    """A NAK that is not about this dump."""
+
+    reason = "nak"
+
+
+class BadProof(MalformedMessage):
+    """A proof that can't be read."""
+
+    reason = "bad-proof"
+
+
 class BadHeraldPath(MalformedMessage):
     """A HERALD whose payload is no safe relative directory path."""
 

@@ -3,18 +3,26 @@
 What is netdump's own: the client speaks from port 20024; a HERALD goes to the server's port 20023,
 and what follows to the port that its ack came from (``acks.py``); a message is a header of 24 bytes
 and a payload by address. All else is ``udplink.py``, which TFTP shares.
+
+With a key the HERALD is answered by a challenge, and that by a proof, at once (``opening.py``).
+Until a server has proved itself, no ARP reply is worth more than another: each that names another
+MAC gets a HERALD at once, and a copy of each later one, and the peer is who answers with a right
+tag. From then on each message has a tag (``tags.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netdump import crc
+from netdump import crc, tags
 from netdump.acks import NO_ACKS, AckReader
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
+from netdump.errors import SendFailed
+from netdump.keys import TAG_SIZE
 from netdump.messages import (
     CLIENT_PORT,
     HEADER_SIZE,
@@ -22,10 +30,17 @@ from netdump.messages import (
     MessageType,
     pack_headers,
 )
-from netdump.offer import CRC32C, MARK
+from netdump.nak import meaning
+from netdump.offer import AUTHENTICATION, CRC32C, MARK
+from netdump.opening import PROOF, PROOF_SIZE, Prover
 from netdump.profiles import Profile
 from netdump.udplink import IP_UDP_SIZE, Tell, UdpLink
 from netdump.udplink import LinkConfig as LinkConfig
+
+#: MACs besides the first that get a copy of each HERALD, the latest to claim to be the peer's.
+MOST_CLAIMANTS: Final = 8
+#: HERALDs to claimants in one poll: half of a ring, for a proof needs room, too.
+MOST_AT_ONCE: Final = 256
 
 
 class DebugnetLink(UdpLink):
@@ -41,15 +56,28 @@ class DebugnetLink(UdpLink):
         delay_us: Callable[[int], None],
         tell: Tell,
         herald_seqno: int = 1,
+        prover: Prover | None = None,
+        facts_at: int = 0,
     ) -> None:
-        """``herald_seqno``: that of the first message, whose ack tells the server's port."""
+        """``herald_seqno``: that of the first message, whose ack tells the server's port.
+        ``prover``: of a client that has a key; its facts, and the HERALD's path behind them, lie at
+        the physical address ``facts_at``.
+        """
         super().__init__(profile, config, CLIENT_PORT, nic, memory, mbufs, delay_us, tell)
         self._herald_port = HERALD_PORT if config.server_port is None else config.server_port
-        self._acks = AckReader(profile, self._mac, herald_seqno, self.refuse, self._tell_port)
+        self._acks = AckReader(
+            profile, self._mac, herald_seqno, self.refuse, self._tell_port, prover
+        )
+        self._prover = prover
+        self._facts_at = facts_at
+        self._herald: NDArray[np.void] | None = None  # the fragment, once it was sent
+        self._claimants: list[bytes] = []  # other MACs that may be the peer's
+        self._at_once = 0  # HERALDs that they got in this poll
 
     @property
     def payload_size(self) -> int:
-        return self.mtu - IP_UDP_SIZE - HEADER_SIZE
+        tag = TAG_SIZE if self.taken & AUTHENTICATION else 0
+        return self.mtu - IP_UDP_SIZE - HEADER_SIZE - tag
 
     @property
     def taken(self) -> int:
@@ -66,10 +94,17 @@ class DebugnetLink(UdpLink):
         offer = self._acks.offer if kind is MessageType.HERALD else 0
         word = offer and MARK | offer
         app = pack_headers(kind, fragments["seqno"], fragments["offset"], lengths, word)
-        if self.taken & CRC32C and not offer:
+        if offer:
+            self._heralds(app, fragments, addresses, lengths)
+        elif self.taken & CRC32C:
             crc.put(app, self._buffer, addresses, lengths)
+        elif self.taken & AUTHENTICATION and self._prover is not None and self._prover.keys:
+            key = self._prover.keys.to_server
+            app = tags.tagged(key, app, self._buffer, addresses, lengths)
         port = self._acks.server_port or self._herald_port
         taken = self.send_udp(port, app, addresses, lengths)
+        if offer and self._claimants:
+            self._to_claimants(self._claimants, app, addresses, lengths)
         self._acks.sent(fragments["seqno"][:taken])
         self._tell(
             "sent",
@@ -82,12 +117,24 @@ class DebugnetLink(UdpLink):
         return taken
 
     def poll(self) -> NDArray[np.int64]:
-        """Poll the NIC once; the seqnos that valid acks named: stock ones in order of arrival."""
+        """Poll the NIC once; the seqnos that valid acks named: stock ones in order of arrival.
+
+        ``SendFailed``: the server says no, with a right tag.
+        """
+        self._at_once = 0
         heard = self.poll_udp()
         if heard is None:
             return NO_ACKS
         stats = self.stats
         acks = self._acks.read(*heard)
+        if self._acks.proved_to is not None:
+            self.peer_mac, self._acks.proved_to = self._acks.proved_to, None
+        if self._acks.proof is not None and self._prover is not None:
+            self._prove(self._prover, self._acks.proof)
+            self._acks.proof = None
+        if self._acks.refused is not None:
+            code, why = meaning(self._acks.refused)
+            raise SendFailed(code, f"the server says no: {why}")
         stats.acks += len(acks)
         stats.foreign_accepted = self._acks.foreign
         stats.selective_acks = self._acks.selective
@@ -98,3 +145,71 @@ class DebugnetLink(UdpLink):
 
     def _tell_port(self, port: int) -> None:
         self._tell("server-port", port=port)
+
+    # -- a client that has a key -------------------------------------------------------------
+
+    def _heralds(
+        self,
+        app: NDArray[np.uint8],
+        fragments: NDArray[np.void],
+        addresses: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """A HERALD with an offer goes out: of one that has a key the nonce is in its offset."""
+        if self._prover is None:
+            return
+        app[:, 8:16] = np.frombuffer(self._prover.nonce, np.uint8)
+        path = self._buffer[int(addresses[0]) : int(addresses[0] + lengths[0])].tobytes()
+        self._prover.heralded(app[0].tobytes(), path)
+        if self._herald is not None:
+            self.announce()  # it was not answered: who else says that he is the peer?
+        self._herald = fragments.copy()
+
+    def _another_peer(self, mac: bytes) -> None:
+        known = (self.peer_mac, *self._claimants)
+        if not self._acks.unproved or mac in known:
+            super()._another_peer(mac)
+            return
+        self._claimants = [*self._claimants[1 - MOST_CLAIMANTS :], mac]
+        if self._herald is not None and self._at_once < MOST_AT_ONCE:
+            self._at_once += 1
+            head = self._header_of(MARK | self._acks.offer, int(self._herald["length"][0]))
+            lies_at, lengths = (self._herald[name].copy() for name in ("address", "length"))
+            self._to_claimants([mac], head, lies_at, lengths)
+
+    def _to_claimants(
+        self,
+        macs: list[bytes],
+        app: NDArray[np.uint8],
+        addresses: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """The HERALD, to each of these as if it were the peer."""
+        peer = self.peer_mac
+        for self.peer_mac in macs:
+            self.send_udp(self._herald_port, app, addresses, lengths)
+        self.peer_mac = peer
+
+    def _header_of(self, word: int, length: int) -> NDArray[np.uint8]:
+        """Of the HERALD, or of its proof: uint8 (1, 24)."""
+        assert self._herald is not None, "it was sent"
+        assert self._prover is not None, "there is a key"
+        head = pack_headers(MessageType.HERALD, self._herald["seqno"], [0], [length], word)
+        head[:, 8:16] = np.frombuffer(self._prover.nonce, np.uint8)
+        return head
+
+    def _prove(self, prover: Prover, proof: bytes) -> None:
+        """Answer a challenge: the proof's 32 octets, and what lies at ``facts_at``."""
+        herald = self._herald
+        assert herald is not None, "a challenge is the answer to a HERALD"
+        length = len(prover.facts) + int(herald["length"][0])
+        head = self._header_of(PROOF | self._acks.offer, PROOF_SIZE + length)
+        app = np.hstack([head, np.frombuffer(proof, np.uint8)[None, :]])
+        lies_at, lengths = np.array([self._facts_at]), np.array([length])
+        self.send_udp(self._herald_port, app, lies_at, lengths)
+        self._tell("proof", poll=self.stats.polls)
+
+    def probes(self, count: int) -> None:
+        if self.taken & AUTHENTICATION:
+            self.announce()  # somebody may have told the server that our MAC is another
+        super().probes(count)

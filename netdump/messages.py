@@ -38,6 +38,7 @@ from netdump.errors import (
     BadAck,
     BadCrc,
     BadHeraldPath,
+    BadTag,
     LengthMismatch,
     LocalError,
     Runt,
@@ -75,8 +76,8 @@ _ACK = struct.Struct(">I")
 
 _FIRST_TYPE, _LAST_TYPE = min(MessageType), max(MessageType)
 
-#: What the numbers in ``Block.reasons`` mean. The order is the order of the tests; the last is
-#: ``crc.py``'s.
+#: What the numbers in ``Block.reasons`` mean. The order is the order of the tests; the last two
+#: are ``crc.py``'s and ``tags.py``'s.
 REASONS = (
     "good",
     TooLong.reason,
@@ -84,8 +85,9 @@ REASONS = (
     LengthMismatch.reason,
     UnknownType.reason,
     BadCrc.reason,
+    BadTag.reason,
 )
-_GOOD, _LONG, _RUNT, _LENGTH, _TYPE, _CRC = range(len(REASONS))
+_GOOD, _LONG, _RUNT, _LENGTH, _TYPE, _CRC, _TAG = range(len(REASONS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,13 @@ MARK: Final = 0x4E44_3200
 SELECTIVE_ACKS: Final = 0x01
 CRC32C: Final = 0x02
 DIGEST: Final = 0x04
-#: Reserved: session id, NAK, authentication.
-RESERVED: Final = (0x08, 0x10, 0x20)
-#: All that this code knows.
+#: They mean nothing yet.
+RESERVED: Final = (0x08, 0x10)
+AUTHENTICATION: Final = 0x20
+#: What a server takes of any client.
 KNOWN: Final = SELECTIVE_ACKS | CRC32C | DIGEST
+#: What it takes of one whose key it has: a tag makes the CRC needless.
+KNOWN_WITH_KEY: Final = SELECTIVE_ACKS | DIGEST | AUTHENTICATION
 _BITS: Final = 0xFF
 
 
@@ -34,6 +37,9 @@ def bits_of(word: int) -> int:
     return bits if word - bits == MARK and bits & SELECTIVE_ACKS else 0
 
 
-def take(word: int) -> int:
-    """What a server that knows ``KNOWN`` takes of a HERALD's word; 0: it is a stock client's."""
-    return bits_of(word) & KNOWN
+def take(word: int, has_key: bool = False) -> int:
+    """What a server takes of a HERALD's word; 0: it is a stock client's. ``has_key``: the server
+    shares a key with this client.
+    """
+    bits = bits_of(word)
+    return bits & (KNOWN_WITH_KEY if has_key and bits & AUTHENTICATION else KNOWN)

@@ -43,6 +43,8 @@ class Profile:
     """It offers a CRC32C of each message (``crc.py``), too. Needs selective acks."""
     dump_digest: bool
     """It offers a digest of the dump in FINISHED (``digest.py``), too. Needs selective acks."""
+    key_is_required: bool
+    """If it has a key (``opening.py``), it dumps to no server that does not show that it has it."""
 
     # -- waiting -----------------------------------------------------------------------------
     polls: int
@@ -94,6 +96,7 @@ _FREEBSD_14: Final = Profile(
     selective_acks=False,
     message_crc=False,
     dump_digest=False,
+    key_is_required=True,
     polls=2000,
     retries=10,
     poll_delay_us=500,

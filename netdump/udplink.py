@@ -112,6 +112,7 @@ class UdpLink:
             mac=self._mac, our_ip=config.client_ip, peer_ip=config.server_ip, port=client_port
         )
         self.peer_mac: bytes | None = None
+        self._asked_for = config.server_ip  # the address whose MAC the peer's is
         self.stats = LinkStats()
 
     @property
@@ -148,6 +149,7 @@ class UdpLink:
 
     def _resolve(self, role: str, address: bytes) -> bool:
         request = arp.request(self._mac, self._config.client_ip, address)
+        self._asked_for = address
         for attempt in range(self._rules.arp_retries):
             self._tell("arp-request", target=_dotted(address), role=role, attempt=attempt + 1)
             if not self._send_raw(request):
@@ -263,7 +265,15 @@ class UdpLink:
         elif self.peer_mac is None or self._rules.later_arp_replies_count:
             self.peer_mac = packet.sender_mac
         else:
-            self.refuse("arp-unasked")
+            self._another_peer(packet.sender_mac)
+
+    def _another_peer(self, _mac: bytes) -> None:
+        """A valid ARP reply, when the peer's MAC is known already."""
+        self.refuse("arp-unasked")
+
+    def announce(self) -> None:
+        """Ask for the peer's MAC once more: whoever hears it learns ours."""
+        self._send_raw(arp.request(self._mac, self._config.client_ip, self._asked_for))
 
     # -- what the windows need ---------------------------------------------------------------
 

@@ -7,7 +7,8 @@ acknowledged goes through its ``datagrams``, also what came before.
     form         for                            a VMCORE's ack goes      as
     OneByOne     all others                     at once                  four octets a message
     HeldBack     FreeBSD's kernel, seqno 1      with its whole chunk     the same (``rescue.py``)
-    Selective    who offered to read them       at once                  one datagram a batch
+    Selective    who offered to read them       at once                  one datagram a batch;
+                                                                         with a tag, if it has a key
 
 Acks of other kinds than VMCORE are never held; they move the base of those that are.
 """
@@ -20,6 +21,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from netdump.keys import SessionKeys
 from netdump.messages import ACK_SIZE, HEADER_SIZE, pack_acks
 from netdump.offer import SELECTIVE_ACKS
 from netdump.sack import SURE_RANGES, Sack, ahead, ranges_in
@@ -99,17 +101,25 @@ class HeldBack:
 class Selective(_AtOnce):
     """One datagram a batch, which says of every message whether it is kept."""
 
-    def __init__(self, herald_seqno: int, taken: int, max_intervals: int) -> None:
+    def __init__(
+        self, herald_seqno: int, taken: int, max_intervals: int, keys: SessionKeys | None = None
+    ) -> None:
         """``taken``: what each ack says. Who offered selective acks alone may be an older client of
         ours, which refuses more than ``SURE_RANGES`` ranges. ``max_intervals`` bounds what a
-        client that skips seqnos can make us remember.
+        client that skips seqnos can make us remember. ``keys``: of an authenticated session.
         """
         self._taken = taken
+        self._keys = keys
         self._first = herald_seqno
         # Of messages, by their number from the HERALD on: seqnos begin anew, these do not.
         self._kept = Coverage(max_intervals)
         self._next = 0
         self._longest = HEADER_SIZE  # of the client's datagrams: so long ones pass, and unbroken
+
+    @property
+    def known(self) -> int:
+        """How many messages are acknowledged."""
+        return self._kept.total
 
     def kept(self, seqnos: Seqnos, lengths: NDArray[np.int64]) -> Seqnos:
         if len(lengths):
@@ -135,6 +145,9 @@ class Selective(_AtOnce):
             spans = self._fresh_first(places, edges, spans)
         ranges = tuple((self._first + start, self._first + end) for start, end in spans)
         payload = Sack(self._first + self._next, ranges, self._taken).pack()
+        if self._keys is not None:
+            # No longer than the longest message, whose tag ``_longest`` does not count either.
+            payload = self._keys.seal(payload)
         return np.frombuffer(payload, np.uint8)[None, :]
 
     def _fresh_first(
@@ -147,10 +160,12 @@ class Selective(_AtOnce):
         return sorted(list(chosen)[: len(nearest)])
 
 
-def acks_for(herald_seqno: int, taken: int, config: ServerConfig) -> Acks:
+def acks_for(
+    herald_seqno: int, taken: int, config: ServerConfig, keys: SessionKeys | None = None
+) -> Acks:
     """The form for the client of a HERALD. ``taken``: the bits of its offer; 0 if it made none."""
     if taken:
-        return Selective(herald_seqno, taken, config.max_intervals)
+        return Selective(herald_seqno, taken, config.max_intervals, keys)
     if config.rescue and herald_seqno == STOCK_FIRST_SEQNO:
         return HeldBack(herald_seqno)
     return OneByOne()

@@ -26,11 +26,13 @@ from types import FrameType
 from typing import Any, Final
 
 from netdump.errors import NetdumpError
+from netdump.keys import KEY_SIZE
 from netdump.messages import HEADER_SIZE, HERALD_PORT
 from server.beside import Later, one_thread
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.gate import BadKeys, parse_keys
 from server.readers import MAX_DATAGRAM
 from server.shell import CannotListen, Shell
 from server.store import StoreError
@@ -48,6 +50,7 @@ NOTABLE: Final = frozenset(
         "finish-refused",
         "refused",
         "plain-calls",
+        "not-pinned",
         "info-lost",
         "stopped",
     }
@@ -121,6 +124,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest datagram understood, for clients with a large MTU (%(default)s)",
     )
     add(
+        "--key-file",
+        metavar="FILE",
+        help="keys of clients, a line each: ADDRESS KEY [MAC], or * KEY (docs/server.md)",
+    )
+    add(
+        "--require-key",
+        action="store_true",
+        help="serve no client that has not proved that it has its key",
+    )
+    add(
         "--ready-fd",
         metavar="FD",
         type=_descriptor,
@@ -140,6 +153,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace, later: Later) -> int:
     events = EventLines(args.json, "quiet" if args.quiet else "all" if args.verbose else "notable")
+    try:
+        keys, macs = _keys(args)
+    except BadKeys as error:
+        return _complain(error, 2, args.json)
     config = ServerConfig(
         rescue=not args.no_rescue,
         strict_finish=not args.stock_acks,
@@ -147,11 +164,15 @@ def _serve(args: argparse.Namespace, later: Later) -> int:
         max_clients=args.max_clients,
         idle=args.idle,
         hold=args.hold,
+        keys=keys,
+        require_key=args.require_key,
     )
     try:
         folder = DumpFolder(args.dumpdir, args.fsync, later)
-        core = ServerCore(config, folder, events, time.time)
-        shell = Shell(core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events)
+        core = ServerCore(config, folder, events, time.time, os.urandom(KEY_SIZE))
+        shell = Shell(
+            core, args.bind, args.port, max_datagram=args.max_datagram, on_event=events, macs=macs
+        )
     except (StoreError, CannotListen) as error:
         lacking = isinstance(error, CannotListen) and error.errno in _LACKING
         return _complain(error, 3 if lacking else 2, args.json)
@@ -180,6 +201,26 @@ def _serve(args: argparse.Namespace, later: Later) -> int:
             signal.signal(number, handler)
         folder.close()
     return 0
+
+
+def _keys(args: argparse.Namespace) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The keys and the MACs of --key-file. Raises BadKeys."""
+    name = args.key_file
+    if name is None:
+        if args.require_key:
+            raise BadKeys("--require-key without --key-file would serve nobody")
+        return {}, {}
+    if args.stock_acks:
+        raise BadKeys("--key-file: with --stock-acks nobody's offer is read")
+    try:
+        with open(name, encoding="ascii", errors="replace") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise BadKeys(f"others may read or write it; chmod 600 {name}")
+            return parse_keys(file.read())
+    except OSError as error:
+        raise BadKeys(f"--key-file {name}: {error.strerror}") from error
+    except BadKeys as error:
+        raise BadKeys(f"--key-file {name}: {error}") from None
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:

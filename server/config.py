@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from server.coverage import MAX_INTERVALS
 
@@ -29,3 +30,7 @@ class ServerConfig:
     quiet: float = 15.0
     """After this nobody waits for a session's answers: past a stock client's 12 s."""
     max_intervals: int = MAX_INTERVALS
+    keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """Keys of 32 octets, by the client's address; ``*`` is for all others (``gate.py``)."""
+    require_key: bool = False
+    """Who does not prove that it has a key is not served."""

@@ -17,6 +17,11 @@ the next boot of a machine that died again. Until data tells, it may be both:
 * else a new session is offered beside the old one, and the old one goes on undisturbed. The first
   data on the new session's socket proves it; only then is the old one ended.
 
+A client that has a key (``gate.py``) proves who it is before there is a session. What is opened so
+gives way to nobody without a key: it is not evicted for such a client, and not ended by one that
+says that it has started again. A client that has proved itself may take the place of one that has
+not, even of a running dump.
+
 Whatever comes, nothing escapes from here but acks; refusals are counted and told, by reason.
 """
 
@@ -31,31 +36,38 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from netdump.errors import BadHeraldPath, MalformedMessage
+from netdump.errors import BadHeraldPath, BadProof, MalformedMessage
+from netdump.keys import KEY_SIZE
 from netdump.messages import (
     ACK_SIZE,
     HEADER_SIZE,
+    Message,
     MessageType,
     herald_path,
     parse,
-    parse_block,
 )
-from netdump.offer import CRC32C, DIGEST, take
+from netdump.nak import Reason
+from netdump.offer import AUTHENTICATION, CRC32C, DIGEST
+from netdump.opening import Facts, is_proof
 from server.config import ServerConfig
+from server.gate import Gate
 from server.life import State
 from server.manifest import WallClock, no_clock
 from server.refusals import (
+    KEYLESS,
     NO_HERALD,
     OnEvent,
     Refusal,
     Refusals,
+    announces_too_much,
     folder_refused,
     malformed,
     no_store,
+    not_proved,
     too_many_clients,
 )
 from server.rescue import STOCK_FIRST_SEQNO
-from server.session import Herald, Session
+from server.session import Herald, Session, sealed_nak
 from server.store import Store, StoreError, StoreFactory
 
 __all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
@@ -72,13 +84,18 @@ _WORTH: Final = {
     State.FAILED: (0, 0),
     State.OFFERED: (2, 0),
     State.COMPLETE: (3, 1),
+    State.RECEIVING: (4, 4),
 }
 _NO_ACKS: Final = np.empty((0, ACK_SIZE), np.uint8)
+#: ``HeraldReply.session_id`` of an answer that belongs to no session.
+NO_SESSION: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
 class HeraldReply:
-    """Send ``ack`` from the socket of ``session_id``; make that socket first if it is ``fresh``."""
+    """Send ``ack`` from the socket of ``session_id``; make that socket first if it is ``fresh``.
+    ``NO_SESSION``: send it from the HERALDs' socket.
+    """
 
     session_id: int
     fresh: bool
@@ -94,9 +111,13 @@ class ServerCore:
         store_factory: StoreFactory,
         on_event: OnEvent | None = None,
         wall_clock: WallClock = no_clock,
+        secret: bytes = bytes(KEY_SIZE),
     ) -> None:
-        """``wall_clock``: for people, in manifests; nothing is decided by it."""
+        """``wall_clock``: for people, in manifests; nothing is decided by it. ``secret``: 32 octets
+        that nobody else knows and no other life of the server had; only clients with keys need it.
+        """
         self.config = config
+        self._gate = Gate(config.keys, secret)
         self._wall_clock = wall_clock
         self._stores = store_factory
         self._on_event: OnEvent = on_event or _ignore
@@ -124,16 +145,52 @@ class ServerCore:
             self._refusals.refuse(client, NO_HERALD)
             return None
         # A HERALD is no sign of life, for anybody can forge it: last_heard stays as it is.
-        taken = take(message.aux2) if self.config.strict_finish else 0
+        if self.config.strict_finish and is_proof(message.aux2):
+            return self._proved(client, message, now)
+        taken = self._gate.take(client[0], message.aux2) if self.config.strict_finish else 0
+        if taken & AUTHENTICATION:
+            return HeraldReply(NO_SESSION, False, self._gate.challenge(client, message, now))
+        if self.config.require_key:
+            self._refusals.refuse(client, KEYLESS)
+            return None
         herald = Herald(client, message.seqno, taken)
         if (known := self._same_boot(herald)) is not None:
             return _reply(known, fresh=False)
-        if not self._make_room(client, now):
+        begun = self._begin(herald, message.payload, now)
+        return None if isinstance(begun, Reason) else begun
+
+    def _proved(self, client: tuple[str, int], message: Message, now: float) -> HeraldReply | None:
+        """What answers a proof: a session, if it is one."""
+        try:
+            proved = self._gate.prove(client, message)
+            herald = Herald(client, message.seqno, proved.taken, proved.keys)
+            if (known := self._same_boot(herald)) is not None:
+                return _reply(known, fresh=False)
+            self._gate.check_fresh(client, proved.opening, now)
+        except BadProof as error:
+            self._refusals.refuse(client, not_proved(error))
             return None
-        store, refused = self._open_store(client, message.payload)
+        begun: HeraldReply | Reason
+        if proved.facts.length > self.config.max_dump:
+            self._refusals.refuse(client, announces_too_much(proved.facts.length, self.config))
+            begun = Reason.TOO_LARGE
+        else:
+            begun = self._begin(herald, proved.path, now, proved.facts)
+        if isinstance(begun, Reason):
+            return HeraldReply(NO_SESSION, False, sealed_nak(herald, begun))
+        self._gate.spend(proved.opening, now)
+        return begun
+
+    def _begin(
+        self, herald: Herald, path: bytes, now: float, facts: Facts | None = None
+    ) -> HeraldReply | Reason:
+        """A new session, if there is room for it; else why not."""
+        if not self._make_room(herald, now):
+            return Reason.BUSY
+        store, refused = self._open_store(herald.client, path)
         if store is None:
-            return None
-        session = self._offer(herald, store, now)
+            return Reason.DISK_ERROR
+        session = self._offer(herald, store, now, facts)
         if refused is not None:
             session.record.note(f"Refused: {refused.message}")
         return _reply(session, fresh=True)
@@ -158,10 +215,12 @@ class ServerCore:
             # netdumpd's recv() cuts what is longer, and then finds the length wrong.
             data = data[:, :STOCK_DATAGRAM]
         offered = session.state is State.OFFERED
-        seqnos = session.receive(parse_block(data, lengths), data, lengths, now)
+        seqnos = session.receive(data, lengths, now)
         if offered and session.state in (State.RECEIVING, State.COMPLETE):
             self._supersede(session)
-        return session.acks.datagrams(seqnos) if len(seqnos) else _NO_ACKS
+        if session.authenticated and session.heard and session.no is not None:
+            return np.frombuffer(session.nak(session.no), np.uint8)[None, :]
+        return session.acknowledge(seqnos, now) if len(seqnos) else _NO_ACKS
 
     def tick(self, now: float) -> list[int]:
         """Let time pass. Returns the sessions that are forgotten: close their sockets."""
@@ -188,6 +247,16 @@ class ServerCore:
             session.end(why)
             self._forget(session)
 
+    def farewells(self) -> list[tuple[int, bytes]]:
+        """The server is about to end: (session, datagram) for those of its clients that can be
+        told.
+        """
+        return [
+            (session.id, session.nak(Reason.SHUTTING_DOWN))
+            for session in self._sessions.values()
+            if session.authenticated and session.state.running
+        ]
+
     def stop(self) -> None:
         """The server ends: finish every info file."""
         for session in self._sessions.values():
@@ -203,25 +272,33 @@ class ServerCore:
                 if session.state is State.OFFERED:
                     return session
                 drawn = herald.seqno not in _FIXED_SEQNOS and not herald.taken
-                if drawn and session.state in (State.RECEIVING, State.COMPLETE):
+                # A proof opens one session, so a copy of it means that one.
+                same = drawn or session.authenticated
+                if same and session.state in (State.RECEIVING, State.COMPLETE):
                     return session
         return None
 
-    def _make_room(self, client: tuple[str, int], now: float) -> bool:
+    def _make_room(self, herald: Herald, now: float) -> bool:
         """For one more session. Only running dumps can be in the way; all others give way."""
+        proved = herald.keys is not None
         offers = [
             session
             for session in self._sessions.values()
-            if session.herald.client[0] == client[0] and session.state is State.OFFERED
+            if session.herald.client[0] == herald.client[0]
+            and session.state is State.OFFERED
+            and session.authenticated == proved
         ]
         if len(offers) >= self.config.max_offers:
             self._evict(offers, now)
         if len(self._sessions) >= self.config.max_clients:
-            idle = [s for s in self._sessions.values() if s.state is not State.RECEIVING]
-            if not idle:
-                self._refusals.refuse(client, too_many_clients(self.config))
-                return False
-            self._evict(idle, now)
+            strangers = [s for s in self._sessions.values() if not s.authenticated]
+            theirs = [s for s in self._sessions.values() if s.authenticated and proved]
+            for sessions in (_at_rest(strangers), _at_rest(theirs), strangers if proved else []):
+                if sessions:
+                    self._evict(sessions, now)
+                    return True
+            self._refusals.refuse(herald.client, too_many_clients(self.config))
+            return False
         return True
 
     def _evict(self, sessions: list[Session], now: float) -> None:
@@ -253,7 +330,9 @@ class ServerCore:
             self._refusals.refuse(client, no_store(error))
             return None, refused
 
-    def _offer(self, herald: Herald, store: Store, now: float) -> Session:
+    def _offer(
+        self, herald: Herald, store: Store, now: float, facts: Facts | None = None
+    ) -> Session:
         session = Session(
             session_id=self._next_id,
             herald=herald,
@@ -263,6 +342,7 @@ class ServerCore:
             on_event=self._on_event,
             now=now,
             wall_clock=self._wall_clock,
+            announced=facts,
         )
         self._sessions[session.id] = session
         self._next_id += 1
@@ -274,6 +354,7 @@ class ServerCore:
             selective=bool(herald.taken),
             crc32c=bool(herald.taken & CRC32C),
             digest=bool(herald.taken & DIGEST),
+            authenticated=session.authenticated,
         )
         return session
 
@@ -284,6 +365,8 @@ class ServerCore:
         for other in list(self._sessions.values()):
             same = other.herald.client == proven.herald.client
             if other is proven or not same or not other.state.running:
+                continue
+            if other.authenticated and not proven.authenticated:
                 continue
             offered = other.state is State.OFFERED
             other.end("client started again")
@@ -302,6 +385,10 @@ class ServerCore:
 def _reply(session: Session, *, fresh: bool) -> HeraldReply:
     ack = session.acks.datagrams(np.array([session.herald.seqno], np.int64))
     return HeraldReply(session.id, fresh, ack.tobytes())
+
+
+def _at_rest(sessions: list[Session]) -> list[Session]:
+    return [session for session in sessions if session.state is not State.RECEIVING]
 
 
 def _ignore(kind: str, fields: Mapping[str, Any]) -> None:

@@ -74,6 +74,8 @@ class Life:
     def __init__(self, dump: Dump, record: Record, manifest: Callable[[], str]) -> None:
         """``manifest``: its text, as things stand."""
         self.state = State.OFFERED
+        self.errno = 0
+        """The disk's reason, of one that has FAILED."""
         self._dump = dump
         self._record = record
         self._manifest = manifest
@@ -114,6 +116,7 @@ class Life:
         record.say(self.state.value, outcome=record.outcome)
 
     def fail(self, error: StoreError) -> None:
+        self.errno = error.errno
         self._close(Step.FAIL, f"Dump unsuccessful: {error}")
 
     def end(self, why: str, held: int) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from netdump.digest import NAME, Digest
 from netdump.kdh import KernelDumpHeader
-from netdump.offer import CRC32C, DIGEST
+from netdump.offer import AUTHENTICATION, CRC32C, DIGEST
+from netdump.opening import Facts as Announced
 
 #: Seconds since the epoch, for people; None where there is no clock.
 WallClock = Callable[[], float | None]
@@ -60,6 +61,8 @@ class Facts:
     """Completeness was looked at."""
     refused: Mapping[str, str]
     """Reason -> sentence."""
+    announced: Announced | None
+    """What an authenticated client said beforehand."""
     seconds: float
     """From the HERALD to the last message."""
     began: float | None
@@ -94,6 +97,15 @@ def render(facts: Facts) -> str:
             "name": "netdump2" if facts.taken else "netdump",
             "crc32c": bool(facts.taken & CRC32C),
             "digest": bool(facts.taken & DIGEST),
+            "authenticated": bool(facts.taken & AUTHENTICATION),
+        },
+        "announced": None
+        if facts.announced is None
+        else {
+            "length": facts.announced.length,
+            "hostname": facts.announced.hostname,
+            "architecture": facts.announced.architecture,
+            "panic": facts.announced.panicstring,
         },
         "times": {
             "began": _time(facts.began),
@@ -120,11 +132,15 @@ def _verified(facts: Facts) -> tuple[list[str], list[str]]:
         "it has no hole and the length that its header promises",
         "it is not known to be whole",
     )
-    say(
-        bool(facts.taken & CRC32C),
-        "the CRC32C of each message",
-        "the client sent no CRC32C: damage on the way may have passed the UDP checksum",
-    )
+    if facts.taken & AUTHENTICATION:
+        good.append("the tag of each message: all came from a client that has the key, undamaged")
+    else:
+        bad.append("the client has not proved who it is: anybody on its network may have sent this")
+        say(
+            bool(facts.taken & CRC32C),
+            "the CRC32C of each message",
+            "the client sent no CRC32C: damage on the way may have passed the UDP checksum",
+        )
     if not facts.taken & DIGEST:
         bad.append("the client sent no digest: what is stored may not be what its memory held")
     elif facts.client_digest is None:

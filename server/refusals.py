@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from netdump.errors import (
     BadCrc,
+    BadTag,
     KdhLength,
     KdhMagic,
     KdhParity,
@@ -51,6 +52,7 @@ _MALFORMED: Final = {
     LengthMismatch.reason: "messages whose length is not what they say came and were refused",
     UnknownType.reason: "messages of no known type came and were refused",
     BadCrc.reason: "messages whose CRC32C is wrong came, damaged on their way, and were refused",
+    BadTag.reason: "messages whose tag is wrong came, from who has not the key, and were refused",
 }
 
 
@@ -85,6 +87,9 @@ NO_DIGEST: Final = Refusal(
 )
 NO_HERALD: Final = Refusal(
     "not-a-herald", "messages that are no HERALDs came to the HERALDs' port and were refused"
+)
+KEYLESS: Final = Refusal(
+    "no-key", "a HERALD of a client without a key came and was refused (--require-key)"
 )
 
 
@@ -180,6 +185,11 @@ def judge_header(octets: bytes, config: ServerConfig) -> KernelDumpHeader | Refu
     return header
 
 
+def not_proved(error: NetdumpError) -> Refusal:
+    """A proof that opens nothing."""
+    return Refusal(error.reason, f"{_said(error)} came and was refused")
+
+
 def folder_refused(error: NetdumpError) -> Refusal:
     """The folder that a HERALD asks for."""
     return Refusal(
@@ -198,6 +208,14 @@ def too_many_clients(config: ServerConfig) -> Refusal:
         "too-many-clients",
         "a HERALD came and was refused: running dumps take all of --max-clients, "
         f"{config.max_clients}",
+    )
+
+
+def announces_too_much(length: int, config: ServerConfig) -> Refusal:
+    return Refusal(
+        BEYOND,
+        f"a client that announces {length} bytes came and was refused: beyond --max-dump, "
+        f"{config.max_dump} bytes; raise it",
     )
 
 

@@ -23,7 +23,8 @@ The rules behind the table:
    complete; after the end only if it says what is here.
 3. The first VMCORE, KDH or key that is in order turns OFFERED into RECEIVING; a HERALD alone, which
    anybody can forge, never does.
-4. The protocol has no way to say no but silence. So a FINISHED is acknowledged only for a complete
+4. The protocol has no way to say no but silence, except to a client that has a key: that is told
+   why (``no``). So a FINISHED is acknowledged only for a complete
    dump, one that was read back and is what the client sent, as far as it says what that was: the
    client then reports the failure that it is. With ``strict_finish`` off every FINISHED
    is believed, as netdumpd does.
@@ -33,7 +34,7 @@ The rules behind the table:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
@@ -42,9 +43,13 @@ from numpy.typing import NDArray
 
 from netdump import crc
 from netdump.digest import parse_digest
-from netdump.messages import Block, MessageType
+from netdump.keys import TAG_SIZE, SessionKeys
+from netdump.messages import Block, MessageType, parse_block
+from netdump.nak import Reason, disk_reason, pack_nak
 from netdump.offer import CRC32C, DIGEST
-from server.acks import NO_SEQNOS, Seqnos, acks_for
+from netdump.opening import Facts as Announced
+from netdump.tags import parse_tagged
+from server.acks import NO_SEQNOS, Selective, Seqnos, acks_for
 from server.config import ServerConfig
 from server.dump import Dump, payloads
 from server.infofile import escape
@@ -53,6 +58,7 @@ from server.life import Life, State
 from server.manifest import Facts, WallClock, no_clock, render
 from server.record import Record
 from server.refusals import (
+    BEYOND,
     NO_DIGEST,
     SECOND_HEADER,
     OnEvent,
@@ -74,6 +80,14 @@ class Herald:
     seqno: int
     taken: int = 0
     """The bits of what it offered that were taken (``netdump/offer.py``); 0: a stock client."""
+    keys: SessionKeys | None = field(default=None, repr=False)
+    """Of a client that has proved who it is."""
+
+
+def sealed_nak(herald: Herald, reason: Reason) -> bytes:
+    """A NAK with its tag, for a client that has proved that it has the key."""
+    assert herald.keys is not None, "no NAK goes without a tag"
+    return herald.keys.seal(pack_nak(herald.taken, herald.seqno, reason))
 
 
 class Session:
@@ -89,20 +103,30 @@ class Session:
         on_event: OnEvent,
         now: float,
         wall_clock: WallClock = no_clock,
+        announced: Announced | None = None,
     ) -> None:
-        """``refusals``: the server's, shared."""
+        """``refusals``: the server's, shared. ``announced``: what an authenticated client said of
+        its dump beforehand.
+        """
         self.id = session_id
         self.herald = herald
         self.last_heard = now
-        self.acks = acks_for(herald.seqno, herald.taken, config)
+        self.acks = acks_for(herald.seqno, herald.taken, config, herald.keys)
         self.record = Record(herald.client, self._about, refusals, on_event)
         self.dump = Dump(store, config, self.record.refuse, self.record.rewritten)
         self.life = Life(self.dump, self.record, self._manifest)
+        self.heard = False
+        """The latest batch had a message that was not refused by its form."""
+        self._no: Reason | None = None
         self._config = config
         self._counts = refusals.counts
         self._offered_at = now
         self._wall_clock = wall_clock
         self._began = wall_clock()
+        self.announced = announced
+        if announced is not None:
+            for line in _announcement(announced):
+                self.record.note(line)
 
     @property
     def state(self) -> State:
@@ -133,29 +157,39 @@ class Session:
                 taken=self.herald.taken,
                 strict=self._config.strict_finish,
                 refused={reason: r.message for reason, r in record.named.by_reason.items()},
+                announced=self.announced,
                 seconds=self.last_heard - self._offered_at,
                 began=self._began,
                 ended=self._wall_clock(),
             )
         )
 
-    def receive(
-        self, block: Block, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float
-    ) -> Seqnos:
-        """Take a parsed batch whose datagrams, of ``lengths``, lie in ``data``, (n, stride).
+    @property
+    def authenticated(self) -> bool:
+        return self.herald.keys is not None
+
+    def receive(self, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float) -> Seqnos:
+        """Take a batch of datagrams, of ``lengths``, that lie in ``data``, (n, stride).
 
         Returns the seqnos to acknowledge, in order.
         """
         by_reason = self.record.named.by_reason
         named = len(by_reason)
-        if self.herald.taken & CRC32C:
-            crc.refuse_wrong(block, data)
+        limit = data.shape[1]
+        if self.herald.keys is not None:
+            block = parse_tagged(data, lengths, self.herald.keys.to_server)
+            data = data[:, TAG_SIZE:]  # the payload's place is that of a message without a tag
+        else:
+            block = parse_block(data, lengths)
+            if self.herald.taken & CRC32C:
+                crc.refuse_wrong(block, data)
         if block.reasons.any():
-            limit, longest = data.shape[1], int(lengths.max())
+            longest = int(lengths.max())
             for reason, count in block.refused().items():
                 self.record.refuse(malformed(reason, limit, longest, self._config), count)
             good = np.flatnonzero(block.reasons == 0)
             block, data = block.take(good), data[good]
+        self.heard = bool(len(block))
         acks = self._follow_rules(block, data, now) if len(block) else []
         if len(by_reason) > named and self.state is State.RECEIVING:
             self.life.write_info()
@@ -163,7 +197,8 @@ class Session:
 
     def _follow_rules(self, block: Block, data: NDArray[np.uint8], now: float) -> list[Seqnos]:
         types = block.types
-        self.last_heard = now
+        if not self.authenticated:
+            self.last_heard = now
         edges = [0, *(np.flatnonzero(types[1:] != types[:-1]) + 1).tolist(), len(types)]
         acks = []
         for first, last in pairwise(edges):
@@ -173,6 +208,34 @@ class Session:
             else:
                 acks.append(rule(self, block.take(slice(first, last)), data[first:last]))
         return acks
+
+    def acknowledge(self, seqnos: Seqnos, now: float) -> NDArray[np.uint8]:
+        """The datagrams, uint8 (m, octets), that say so of these, and perhaps of more.
+
+        In an authenticated session only a message that is acknowledged for the first time is a sign
+        of life: all others may have been recorded and sent again.
+        """
+        acks = self.acks
+        if not (self.authenticated and isinstance(acks, Selective)):
+            return acks.datagrams(seqnos)
+        before = acks.known
+        datagrams = acks.datagrams(seqnos)
+        if acks.known != before:
+            self.last_heard = now
+        return datagrams
+
+    @property
+    def no(self) -> Reason | None:
+        """Why this dump can't come to a good end any more, as far as its client may be told."""
+        if self.state is State.FAILED:
+            return disk_reason(self.life.errno)
+        if self.state is State.INCOMPLETE:
+            return Reason.ENDED
+        return self._no if self.state.running else None
+
+    def nak(self, reason: Reason) -> bytes:
+        """A datagram that says so. Only of an authenticated session."""
+        return sealed_nak(self.herald, reason)
 
     def end(self, why: str) -> None:
         """Nothing more will come."""
@@ -188,6 +251,7 @@ class Session:
         inside = self.dump.inside(block)
         if not inside.all():
             self.record.refuse(beyond_max_dump(self._config), int((~inside).sum()))
+            self._no = Reason.TOO_LARGE
             which = np.flatnonzero(inside)
             if not len(which):
                 return NO_SEQNOS
@@ -219,6 +283,7 @@ class Session:
         header = judge_header(octets, self._config)
         if isinstance(header, Refusal):
             self.record.refuse(header)
+            self._no = Reason.TOO_LARGE if header.reason == BEYOND else Reason.REFUSED
             if header.header is not None:
                 self.life.begun()  # whole, and right in its way: it proves the session as ours do
             return False
@@ -278,6 +343,8 @@ class Session:
                 return None
         except StoreError as error:
             return [str(error)]
+        if self.dump.damage:
+            self._no = Reason.DAMAGED
         return self.dump.damage
 
     def _again(self, block: Block, data: NDArray[np.uint8]) -> Seqnos:
@@ -288,6 +355,15 @@ class Session:
         self.dump.vmcore.duplicates += int(which.sum())
         self._counts["after-the-end"] += int((~which).sum())
         return block.seqnos[which]
+
+
+def _announcement(facts: Announced) -> list[str]:
+    """For the info file: of a dump that breaks off it is all that tells whose it is."""
+    return [
+        f"Announced: {facts.length} bytes of {escape(facts.hostname) or 'a host without a name'}"
+        f" ({escape(facts.architecture)}), by a client that has the key",
+        f"Announced Panic String: {escape(facts.panicstring)}",
+    ]
 
 
 def _together(acks: list[Seqnos]) -> Seqnos:

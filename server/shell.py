@@ -16,14 +16,17 @@ import selectors
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
 from netdump.errors import NetdumpError
-from server.core import HeraldReply, ServerCore
+from server.core import NO_SESSION, HeraldReply, ServerCore
 from server.merged import keep_merged
+from server.neighbours import Pin, pin, unpin
 from server.packets import AckSender, probe
 from server.readers import MAX_DATAGRAM, OUR_ERRORS, Lack, Reader, SureReader
 from server.refusals import OnEvent
@@ -39,9 +42,16 @@ _HERALDS_A_TURN: Final = 64
 LONGEST: Final = 65_535
 #: Errors of one session's socket, without data in between, after which it is given up.
 MAX_COMPLAINTS: Final = 1000
+#: What ICMP makes of a connected socket: nothing in it shows that it comes from the client's host.
+_FORGEABLE: Final = (
+    *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN),
+    *(errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EMSGSIZE),
+)
 #: linux/in.h, asm-generic/socket.h; the socket module has no names for them.
 _IP_PKTINFO: Final = 8
 _SO_RCVBUFFORCE: Final = 33
+_IP_MTU_DISCOVER: Final = 10
+_IP_PMTUDISC_INTERFACE: Final = 4
 
 
 class CannotListen(NetdumpError):
@@ -66,8 +76,11 @@ class Shell:
         sender: AckSender | None = None,
         max_datagram: int = MAX_DATAGRAM,
         on_event: OnEvent | None = None,
+        macs: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
-        """Listens from here on. ``address``: numeric IPv4; ``port`` 0: the kernel chooses."""
+        """Listens from here on. ``address``: numeric IPv4; ``port`` 0: the kernel chooses.
+        ``macs``: those of clients by their address, which are to be pinned (``neighbours.py``).
+        """
         self._core = core
         self._on_event = on_event
         self._lacks = probe()
@@ -77,6 +90,8 @@ class Shell:
         self._sender = sender or AckSender("UDP_SEGMENT" not in slow, self._tell)
         self._sockets: dict[int, socket.socket] = {}
         self._complaints: dict[int, int] = {}
+        self._to_pin = dict(macs)
+        self._pins: list[Pin] = []
         self._stopping = False
         self._herald = _listen(address, port)
         self._wake_out, self._wake_in = socket.socketpair()
@@ -125,6 +140,9 @@ class Shell:
                     self._forget(now)
                     due = now + _TICK
         finally:
+            for session_id, farewell in self._core.farewells():
+                with suppress(OSError, KeyError):
+                    self._sockets[session_id].send(farewell)
             self._core.stop()
             self._close()
 
@@ -143,12 +161,21 @@ class Shell:
                 if error.errno in OUR_ERRORS:
                     raise
                 continue
+            interface, local = _asked(ancillary)
+            if client[0] in self._to_pin and interface:
+                self._pin(client[0], self._to_pin.pop(client[0]), interface)
             reply = self._core.herald(client, datagram, time.monotonic())
             if reply is not None:
-                self._answer(reply, client, _asked_address(ancillary))
+                self._answer(reply, client, local)
         self._forget(time.monotonic())
 
     def _answer(self, reply: HeraldReply, client: tuple[str, int], local: str) -> None:
+        if reply.session_id == NO_SESSION:
+            # From where it was asked: this machine may have several addresses.
+            control = [(socket.IPPROTO_IP, _IP_PKTINFO, _from(local))] if local else []
+            with suppress(OSError):  # the client will ask again
+                self._herald.sendmsg([reply.ack], control, 0, client)
+            return
         if reply.fresh:
             try:
                 sock = _connect(local or self.address[0], client, self._merged)
@@ -159,6 +186,20 @@ class Shell:
             self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
         acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)
         self._sender.send(self._sockets[reply.session_id], acks)
+
+    def _pin(self, ip: str, mac: bytes, interface: int) -> None:
+        try:
+            entry = pin(ip, mac, interface)
+        except OSError as error:
+            name = errno.errorcode.get(error.errno or 0, str(error.errno))
+            message = (
+                "its MAC can't be kept against forged ARP: this needs CAP_NET_ADMIN, and Linux"
+            )
+            if self._on_event is not None:
+                self._on_event("not-pinned", {"client": ip, "errno": name, "message": message})
+            return
+        if entry is not None:
+            self._pins.append(entry)
 
     # -- sessions ----------------------------------------------------------------------------
 
@@ -183,6 +224,9 @@ class Shell:
 
     def _complain(self, session_id: int, error: OSError) -> None:
         """Its socket erred. Once means nothing; for ever it would keep the loop from the others."""
+        session = self._core.sessions.get(session_id)
+        if session is not None and session.authenticated and error.errno in _FORGEABLE:
+            return  # each is a frame that somebody sent: it costs what the line takes
         count = self._complaints[session_id] = self._complaints.get(session_id, 0) + 1
         if count >= MAX_COMPLAINTS:
             name = errno.errorcode.get(error.errno or 0, str(error.errno))
@@ -215,6 +259,10 @@ class Shell:
 
     def _close(self) -> None:
         self._selector.close()
+        for entry in self._pins:
+            with suppress(OSError):
+                unpin(entry)
+        self._pins.clear()
         for sock in (self._herald, self._wake_in, self._wake_out, *self._sockets.values()):
             sock.close()
         self._sockets.clear()
@@ -248,6 +296,10 @@ def _connect(local: str, client: tuple[str, int], merged: bool) -> socket.socket
         _enlarge(sock)
         if merged:
             keep_merged(sock)
+        with suppress(OSError):
+            # Who forges ICMP's "fragmentation needed" can't have our acks cut: no client takes
+            # fragments, and none gets an ack longer than what has come through from it.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_INTERFACE)
         sock.bind((local, 0))
         sock.connect(client)
         # Between bind and connect anybody could have sent something here. The client could not: it
@@ -272,10 +324,17 @@ def _enlarge(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
-def _asked_address(ancillary: list[tuple[int, int, bytes]]) -> str:
-    """The local address that a datagram was sent to (struct in_pktinfo); "" if unknown."""
+def _from(local: str) -> bytes:
+    """struct in_pktinfo that gives a datagram its source address."""
+    return struct.pack("@i4s4s", 0, socket.inet_aton(local), bytes(4))
+
+
+def _asked(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, str]:
+    """The interface that a datagram came by, and the local address that it was sent to (struct
+    in_pktinfo); 0 and "" if unknown.
+    """
     for level, kind, data in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= 12:
-            _index, local, _destination = struct.unpack_from("@i4s4s", data)
-            return socket.inet_ntoa(local)
-    return ""
+            interface, local, _destination = struct.unpack_from("@i4s4s", data)
+            return interface, socket.inet_ntoa(local)
+    return 0, ""

@@ -283,6 +283,8 @@ def play(
     sticks_after: int = 10_000,
     noise: list[list[bytes]] | None = None,
     nic_of: type[FakeNic] = FakeNic,
+    key: bytes | None = None,
+    nonce: bytes = bytes(range(8)),
 ) -> Played:
     """One dump, from boot to report."""
     memory = PhysicalMemory(MEMORY, 2 << 20)
@@ -313,6 +315,8 @@ def play(
         KernelDumpHeader(dumplength=len(image), hostname="victim"),
         path,
         draw,
+        nonce,
+        key,
     )
     report = client.dump(request, nic, pool, delays.append, told)
     nic.settle()

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from bench.heartbeat import GIVEN_UP_S
 from bench.kinds import ClientKind
 from bench.scenario import written
 from bench.table import Table
+from netdump.opening import FACTS_MAX, LEAST_MTU, PROOF_SIZE
 from netdump.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: IPv4, UDP and netdump headers.
 _HEADERS: Final = 52
+#: Of a client that has a key: the most that stands before the path in its proof.
+_PROOF: Final = PROOF_SIZE + FACTS_MAX
 
 
 class ProfileOptions(Table):
@@ -40,6 +43,10 @@ class ProfileOptions(Table):
     """Offer a CRC32C of each message; only our server takes it."""
     dump_digest: StrictBool | None = None
     """Offer a digest of the dump; only our server takes it."""
+    key: Annotated[StrictStr | None, Field(pattern=written.KEY)] = None
+    """Shared with the server: it proves that it has it, and each message has a tag."""
+    key_is_required: StrictBool | None = None
+    """With a key it dumps to no server that does not show that it has it, too."""
     path: Annotated[str, written.PATH] | None = None
     """Below the server's folder: where the dump is to go."""
 
@@ -69,7 +76,13 @@ def profile_of(case: ResolvedCase) -> Profile:
         row = replace(row, message_crc=wanted.message_crc)
     if wanted.dump_digest is not None:
         row = replace(row, dump_digest=wanted.dump_digest)
+    if wanted.key_is_required is not None:
+        row = replace(row, key_is_required=wanted.key_is_required)
     return row
+
+
+def _before_path(case: ResolvedCase) -> int:
+    return _HEADERS + (_PROOF if _of(case).key is not None else 0)
 
 
 def _is_asked_in_vain(name: str) -> Callable[[ResolvedCase], bool]:
@@ -88,8 +101,18 @@ PROFILE: Final = ClientKind(
     rules=(
         (
             ("client", "path"),
-            lambda c: len((_of(c).path or "").encode()) + 1 > c.nic.mtu - _HEADERS,
+            lambda c: len((_of(c).path or "").encode()) + 1 > c.nic.mtu - _before_path(c),
             "with its NUL it does not fit one HERALD at this nic.mtu",
+        ),
+        (
+            ("client", "key"),
+            lambda c: _of(c).key is not None and not profile_of(c).selective_acks,
+            "is proved by a client with selective acks only",
+        ),
+        (
+            ("client", "key"),
+            lambda c: _of(c).key is not None and c.nic.mtu < LEAST_MTU,
+            f"needs a nic.mtu of {LEAST_MTU} at least: a tag and the kernel dump header",
         ),
         (
             ("client", "selective_acks"),
@@ -103,7 +126,12 @@ PROFILE: Final = ClientKind(
     ),
     profile=profile_of,
     profiles=True,
-    asks=frozenset({"header", "footer", "selective_acks", "message_crc", "dump_digest", "path"}),
+    asks=frozenset(
+        {
+            *("header", "footer", "selective_acks", "message_crc", "dump_digest"),
+            *("key", "key_is_required", "path"),
+        }
+    ),
     tunes=frozenset({"polls", "retries", "window"}),
     patience_s=GIVEN_UP_S,
 )

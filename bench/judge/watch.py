@@ -13,6 +13,7 @@ It does not put IP fragments together. What was sent in them it has not seen, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ _SAMPLE = 32
 _NO_SEQNOS = np.empty(0, np.int64)
 #: How a selective ack begins; of the octet that follows, the lowest bit is set.
 _SELECTIVE = b"ND2"
+#: With this bit there, it ends with a tag of so many octets.
+_TAGGED, _TAG_SIZE = 0x20, 16
 
 #: What one selective ack says is kept: [first, end) each, of which the first has no beginning.
 Claim = list[tuple[int | None, int]]
@@ -54,14 +57,14 @@ class NetdumpWatch:
         """Bytes of dump sent, repeats included."""
         self.latest_acks = _NO_SEQNOS
         """int64: the seqnos that the latest batch from the server acknowledged."""
-        self.never_sent = 0
-        """Acks from the server that named a message which nobody had sent."""
+        self._never_sent: Counter[int] = Counter()  # by the port that they came from
         self.pieces = 0
         """Frames to the server that it can't read (``kinds.are_pieces``)."""
         self._unsent: int | None = None  # the seqno after the last one that was sent
         self.selective = False
         """Whether the server has acknowledged selectively."""
         self._open: list[NDArray[np.int64]] = []  # sent, and not yet settled by a selective ack
+        self._port: int | None = None  # of the session that the client dumps to
 
     def observe(self, direction: Direction, frames: Frames, _notes: Mapping[int, str]) -> None:
         self.frames += len(frames)
@@ -89,6 +92,9 @@ class NetdumpWatch:
         self.data_bytes += int((rows["length"].astype(np.int64) * core).sum())
         self._sent.append(rows)
         where = np.flatnonzero(mine)
+        followers = where[rows["type"] != MessageType.HERALD]
+        if len(followers):
+            self._port = int.from_bytes(data[followers[-1], 36:38].tobytes(), "big")
         seqnos = rows["seqno"].astype(np.int64)
         if self._unsent is None:
             self._unsent = int(seqnos[0])
@@ -106,24 +112,41 @@ class NetdumpWatch:
         self._tail = (self._tail + kept(max(0, len(rows) - 4), len(rows)))[-_SAMPLE:]
 
     def _observe_acks(self, frames: Frames) -> None:
+        self.latest_acks = _NO_SEQNOS
+        if frames.data.shape[1] < _UDP_PAYLOAD:
+            return
+        # What the server says in another session, which somebody may have woken, is not about this
+        # dump. Which session is this dump's shows when the client goes on with it.
+        ports = frames.data[:, 34].astype(np.int64) << 8 | frames.data[:, 35]
+        for port in np.unique(ports).tolist() if self._port is None else [self._port]:
+            self._observe_session(port, frames.take(ports == port))
+
+    def _observe_session(self, port: int, frames: Frames) -> None:
         acks, claims = self._acks_in(frames)
         self.selective |= bool(claims)
         for claim in claims:
-            acks = np.concatenate([acks, self._settle(claim)])
+            acks = np.concatenate([acks, self._settle(port, claim)])
         if self._unsent is not None:
-            self.never_sent += int(np.count_nonzero(_ahead(acks, self._unsent) >= 0))
-        self.latest_acks = acks
+            ahead = _ahead(acks, self._unsent) >= 0
+            self._never_sent[port] += int(np.count_nonzero(ahead))
+        self.latest_acks = np.concatenate([self.latest_acks, acks])
         if len(acks):
             self._acked.append(acks)
 
-    def _settle(self, claim: Claim) -> NDArray[np.int64]:
+    @property
+    def never_sent(self) -> int:
+        """Acks from the server that named a message which nobody had sent."""
+        by_port = self._never_sent
+        return by_port.total() if self._port is None else by_port[self._port]
+
+    def _settle(self, port: int, claim: Claim) -> NDArray[np.int64]:
         """The messages that it acknowledges, and none did since they were last sent."""
         sent = np.concatenate([_NO_SEQNOS, *self._open])
         covered = _covered(sent, claim)
         self._open = [sent[~covered]]
         if self._unsent is not None:
             ends = np.array([end for _, end in claim])
-            self.never_sent += bool((_ahead(ends, self._unsent) > 0).any())
+            self._never_sent[port] += bool((_ahead(ends, self._unsent) > 0).any())
         return sent[covered]
 
     def answered(self, frames: Frames, seqnos: set[int]) -> set[int]:
@@ -201,8 +224,18 @@ class NetdumpWatch:
         one, too, which no server is to answer.
         """
         acked = set(np.concatenate([_NO_SEQNOS, *self._acked]).tolist())
-        kept = (*self._head, *self._tail)
-        return {s: frame for s, frame in kept if s in acked and _is_whole(frame)}
+        found: dict[int, bytes] = {}
+        for seqno, frame in (*self._head, *self._tail):
+            if seqno not in acked or not _is_whole(frame):
+                continue
+            # Of a client that has a key the HERALD is answered by a challenge, its proof by an ack.
+            if not (_is_proof(found.get(seqno, b"")) and not _is_proof(frame)):
+                found[seqno] = frame
+        return found
+
+
+def _is_proof(frame: bytes) -> bool:
+    return frame[_UDP_PAYLOAD + 20 :][:3] == b"NDP"
 
 
 def _is_whole(frame: bytes) -> bool:
@@ -217,8 +250,10 @@ def _is_whole(frame: bytes) -> bool:
 
 def _claims(payload: bytes) -> list[Claim]:
     """What a selective ack claims; nothing if the payload is none."""
-    if len(payload) % 8 or payload[:3] != _SELECTIVE or not payload[3] & 1:
+    if len(payload) % 8 or len(payload) < 8 or payload[:3] != _SELECTIVE or not payload[3] & 1:
         return []
+    if payload[3] & _TAGGED:
+        payload = payload[:-_TAG_SIZE]
     words = np.frombuffer(payload, ">u4").astype(np.int64).tolist()
     return [[(None, words[1]), *zip(words[2::2], words[3::2], strict=True)]]
 

@@ -207,6 +207,8 @@ RANGES: Final = Written(values.parse_ranges, lambda _: [_WHOLE, _LIST, _SPANS])
 SWEEP: Final = Written(values.parse_sweep, lambda _: [{"const": "every"}, _WHOLE, _LIST, _SPANS])
 COUNT: Final = Written(values.parse_count, lambda _: [_WHOLE, _text(_MORE, ">0")])
 STEP: Final = Written(values.parse_step, lambda _: [{"type": "string", "minLength": 1}, _WHOLE])
+#: A key of 32 octets.
+KEY: Final = "^[0-9a-f]{64}$"
 PATH: Final = Written(
     values.parse_path, lambda _: [{**_text(_PATH, "lab/victim"), "maxLength": values.MAX_PATH}]
 )

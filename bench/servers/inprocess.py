@@ -18,6 +18,7 @@ from bench.servers import ServerProtocol
 from bench.servers.names import OURS, DumpNames, StoredDump
 from bench.servers.simhost.host import SimHost
 from bench.servers.simhost.process import Core
+from netdump.keys import KEY_SIZE
 from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
@@ -129,6 +130,7 @@ class InProcessServer(Simulated):
         self._disk = disk
         self._folder: DumpFolder | None = None
         self._stores: list[Store] = []
+        self._lives = 0
 
     @property
     def running(self) -> bool:
@@ -136,7 +138,10 @@ class InProcessServer(Simulated):
 
     def _bring_up(self) -> ServerCore:
         self._folder = DumpFolder(str(self.dumpdir), self._fsync)
-        self.core = ServerCore(self._config, self._open_store, self._on_event)
+        # A secret that no other life has: what a real one draws.
+        self._lives += 1
+        secret = self._lives.to_bytes(KEY_SIZE, "big")
+        self.core = ServerCore(self._config, self._open_store, self._on_event, secret=secret)
         return self.core
 
     def _finish(self) -> None:

@@ -33,6 +33,7 @@ from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
 from bench.servers.simhost.config import HostConfig
 from bench.servers.simhost.host import SimHost
+from bench.story.earlier import dump_before
 from bench.story.outage import Outage
 from bench.tiers import ROWS, Row
 from bench.wire.actions import SETTINGS
@@ -45,6 +46,8 @@ from bench.wire.memory import MemoryLink
 from bench.wire.namespace import open_namespace
 from bench.wire.segment import Segment
 from bench.wire.tap import TapWire
+from netdump.profiles import Profile
+from netdump.udplink import LinkConfig
 from nic_models.frames import Frames
 
 #: What a run uses of a server before its dump begins.
@@ -158,7 +161,47 @@ def set_stage(
     dumpdir = folder / "dumps"
     dumpdir.mkdir(parents=True)
     with ExitStack() as closing:
-        yield HOSTS[host](tier, case, seed, dumpdir, observer, lost_s, closing)
+        stage = HOSTS[host](tier, case, seed, dumpdir, observer, lost_s, closing)
+        if stage.server is not None and stage.bystanders.replayers:
+            _dump_before(stage, case, seed)
+        yield stage
+
+
+def _dump_before(stage: Stage, case: ResolvedCase, seed: int) -> None:
+    """What a replayer has recorded before this run: a dump of the case's client, if it is ours."""
+    kind, options = case.client_part.kind, case.client_part.options
+    profile = kind.profile(case) if kind.profile is not None else None
+    if not isinstance(profile, Profile):
+        return
+
+    def delay_us(us: int) -> None:
+        stage.clock.delay_us(us)
+        stage.far_end(stage.clock.now_ns())
+
+    key = getattr(options, "key", None)
+    link = link_config(stage.server_ip, stage.gateway_ip)
+    recorded = dump_before(
+        stage.bare_wire,
+        CLIENT_MAC,
+        case.nic.mtu,
+        profile,
+        link,
+        None if key is None else bytes.fromhex(key),
+        seed,
+        delay_us,
+    )
+    for replayer in stage.bystanders.replayers:
+        for direction, frames in recorded.items():
+            replayer.remember(direction, frames)
+
+
+def link_config(server_ip: str, gateway_ip: str | None) -> LinkConfig:
+    """What dumpon(8) would have been told."""
+    return LinkConfig(
+        client_ip=IPv4Address(CLIENT_IP).packed,
+        server_ip=IPv4Address(server_ip).packed,
+        gateway_ip=None if gateway_ip is None else IPv4Address(gateway_ip).packed,
+    )
 
 
 def _simulated(
@@ -287,7 +330,7 @@ def _stage(
     if server is not None and wanted.lost_after is not None:
         far_wire = Outage(bare_wire, server, clock, wanted.lost_after, wanted.back_ms)
     faults = Faults(far_wire, rules, seed=seed, clock=clock, observer=observer)
-    bystanders = Bystanders(faults, tricks, clock=clock, observer=observer)
+    bystanders = Bystanders(faults, tricks, clock=clock, observer=observer, to_server=bare_wire)
     server_ip, gateway_ip = _addresses(case)
     return Stage(
         row=ROWS[tier],

@@ -19,7 +19,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from hashlib import blake2b
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ from bench.judge.compare import Expected, Image
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
 from bench.story.flips import FlippingBuffer, FlippingNic, flip_memory
-from bench.story.stage import CLIENT_IP, Stage
+from bench.story.stage import Stage, link_config
 from bench.wire.contracts import Wire
 from guest.kernel.corpse import Corpse
 from guest.kernel.locks import Deadlock
@@ -41,7 +41,6 @@ from netdump.client import DumpClient, DumpRequest, Report
 from netdump.contracts import DebugnetMethods, Event
 from netdump.dumper import DumpImage
 from netdump.kdh import KernelDumpHeader
-from netdump.udplink import LinkConfig
 from nic_models.contracts import Driver, Silicon
 from nic_models.family import NicFamily
 
@@ -304,17 +303,16 @@ class Story(ABC):
 
     def _request(self) -> DumpRequest:
         case, stage = self._case, self._stage
-        gateway = stage.gateway_ip
+        options = case.client_part.options
+        key = getattr(options, "key", None)
         return DumpRequest(
-            link=LinkConfig(
-                client_ip=IPv4Address(CLIENT_IP).packed,
-                server_ip=IPv4Address(stage.server_ip).packed,
-                gateway_ip=None if gateway is None else IPv4Address(gateway).packed,
-            ),
+            link=link_config(stage.server_ip, stage.gateway_ip),
             header=self._header(),
-            path=getattr(case.client_part.options, "path", None) or "",
+            path=getattr(options, "path", None) or "",
             # Each boot draws anew: runs of one scenario may share a server.
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
+            nonce=blake2b(f"{self._seed} {case.name}".encode(), digest_size=8).digest(),
+            key=None if key is None else bytes.fromhex(key),
         )
 
 

@@ -10,6 +10,12 @@ next, ahead of any answer to that frame:
 | unicast-to-others | UDP between two other hosts |
 | broadcast-noise | ARP requests for other hosts, and UDP broadcasts |
 | arp-spoof | ARP replies, unasked, for other hosts; in mid-dump also for whom the machine asked |
+| arp-race | ARP replies in the server's name, before its own; and the server, ARP in the client's |
+| forged-data | nothing; but the server, data in the client's name |
+| forged-dump | acks in the server's name; and the server, messages in the client's |
+| replayed-dump | what the server has ever said; and the server, what the client has |
+
+The last four are ``attackers.py``'s.
 
 ``TRICKS`` is that table, and all that the bench knows of a trick: the grammar takes its names for
 its choices, the verdict its words.
@@ -24,13 +30,14 @@ Nothing is random: the same frames sent bring the same frames heard. scapy build
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from bench.clock import Clock
+from bench.wire.attackers import ArpRacer, Attacker, DataForger, Forger, Replayer
 from bench.wire.contracts import MINIMUM_FRAME, Observer, Wire
 from bench.wire.kinds import CODE, classify, leading_words
 from netdump import arp
@@ -49,6 +56,8 @@ _ARP_OPERATION: Final = 21  # low octet
 _ARP_SENDER: Final = slice(28, 32)
 _ARP_TARGET: Final = slice(38, 42)
 _SEQNO_COLUMNS: Final = slice(46, 50)
+#: How the note of an attacker's frame begins.
+ATTACKER: Final = "attacker: "
 _EVERYBODY: Final = "ff:ff:ff:ff:ff:ff"
 
 
@@ -59,9 +68,12 @@ class Deed:
     heard: str
     """What the machine hears, in a verdict."""
     craft: Callable[[], list[Any]] | None = None
-    """Makes the scapy frames that are sent in turn; None: an ack of each frame is forged."""
+    """Makes the scapy frames that are sent in turn; None, and no attacker: an ack of each frame is
+    forged."""
     claims_asked: bool = False
     """In mid-dump every other frame is an ARP reply for an address that the machine asked for."""
+    attacker: Callable[[], Attacker] | None = None
+    """Who decides what is said, both to the machine and to the server."""
 
 
 def _between_others() -> list[Any]:
@@ -103,6 +115,20 @@ def _unasked_replies() -> list[Any]:
     ]
 
 
+def _forges_acks(deed: Deed) -> bool:
+    return deed.craft is None and deed.attacker is None
+
+
+def _notes(name: str, frames: Frames) -> dict[int, str]:
+    says = ATTACKER if TRICKS[name].attacker is not None else "bystander: "
+    return dict.fromkeys(range(len(frames)), f"{says}{name}")
+
+
+def are_attackers(notes: Mapping[int, str]) -> bool:
+    """Are these an observer's notes of what attackers said? Then it is nobody's evidence."""
+    return next(iter(notes.values()), "").startswith(ATTACKER)
+
+
 TRICKS: Final[dict[str, Deed]] = {
     "acks-for-another-mac": Deed(heard="acks for another MAC"),
     "unicast-to-others": Deed(heard="unicast frames between others", craft=_between_others),
@@ -110,6 +136,10 @@ TRICKS: Final[dict[str, Deed]] = {
     "arp-spoof": Deed(
         heard="ARP replies that claim others' addresses", craft=_unasked_replies, claims_asked=True
     ),
+    "arp-race": Deed(heard="ARP frames in the server's name, and the client's", attacker=ArpRacer),
+    "forged-data": Deed(heard="forged frames, all to the server", attacker=DataForger),
+    "forged-dump": Deed(heard="forged frames, those to the server included", attacker=Forger),
+    "replayed-dump": Deed(heard="replayed frames, those to the server included", attacker=Replayer),
 }
 
 
@@ -138,8 +168,11 @@ class Bystanders:
         *,
         clock: Clock,
         observer: Observer | None = None,
+        to_server: Wire | None = None,
     ) -> None:
-        """``observer`` is told of the added frames only, each with a note."""
+        """``observer`` is told of the added frames only, each with a note. ``to_server``: the wire
+        that attackers reach the server by, past all that befalls the machine's frames.
+        """
         self.added = dict.fromkeys((trick.sends for trick in tricks), 0)
         """Frames added, by trick."""
         self._inner = inner
@@ -152,14 +185,27 @@ class Bystanders:
             for trick in tricks
             if (craft := TRICKS[trick.sends].craft) is not None
         }
-        self._forges = any(TRICKS[name].craft is None for name in self.added)
+        self._to_server = to_server or inner
+        self._attackers = {
+            trick.sends: attacker()
+            for trick in tricks
+            if (attacker := TRICKS[trick.sends].attacker) is not None
+        }
+        self._forges = any(_forges_acks(TRICKS[name]) for name in self.added)
         self._server_port = 0
         self._asked: list[bytes] = []
         self._under_way = False
         self._pending: list[tuple[str, Frames]] = []
 
+    @property
+    def replayers(self) -> list[Replayer]:
+        """Those that can be told of a dump before this one."""
+        return [who for who in self._attackers.values() if isinstance(who, Replayer)]
+
     def send(self, frames: Frames) -> None:
         if len(frames):
+            for attacker in self._attackers.values():
+                attacker.hears("to-server", frames)
             for i, trick in enumerate(self._tricks):
                 self._watch(i, trick, frames)
         self._inner.send(frames)
@@ -167,6 +213,9 @@ class Bystanders:
     def receive(self) -> Frames:
         """The bystanders' frames, then what really arrived."""
         arrived = self._inner.receive()
+        if len(arrived):
+            for attacker in self._attackers.values():
+                attacker.hears("to-client", arrived)
         if self._forges and len(arrived):
             self._learn_port(arrived)
         if not self._pending:
@@ -176,9 +225,7 @@ class Bystanders:
         self._pending.clear()
         for name, frames in added:
             if self._observer:
-                self._observer(
-                    "to-client", frames, dict.fromkeys(range(len(frames)), f"bystander: {name}")
-                )
+                self._observer("to-client", frames, _notes(name, frames))
         return Frames.concat([*(frames for _, frames in added), arrived])
 
     def close(self) -> None:
@@ -187,7 +234,7 @@ class Bystanders:
     def _watch(self, i: int, trick: Trick, frames: Frames) -> None:
         """Count the machine's frames, and prepare an answer to every n-th."""
         deed = TRICKS[trick.sends]
-        if deed.craft is None:
+        if _forges_acks(deed):
             if not self._server_port:
                 return
             frames = frames.take(
@@ -200,6 +247,9 @@ class Bystanders:
         nth = np.flatnonzero((before + 1 + np.arange(len(frames))) % trick.every == 0)
         if not len(nth):
             return
+        if deed.attacker is not None:
+            self._attack(trick.sends, len(nth), int(frames.time_ns[-1]))
+            return
         if deed.craft is None:
             heard = self._forged_acks(frames.take(nth))
         else:
@@ -209,6 +259,17 @@ class Bystanders:
                 self._claim_asked(heard, self.added[trick.sends])
         self.added[trick.sends] += len(nth)
         self._pending.append((trick.sends, heard))
+
+    def _attack(self, name: str, turns: int, now_ns: int) -> None:
+        heard, to_server = self._attackers[name].says(turns)
+        self.added[name] += len(heard) + len(to_server)
+        if len(heard):
+            self._pending.append((name, heard))
+        if len(to_server):
+            to_server = to_server.at(now_ns)
+            if self._observer:
+                self._observer("to-server", to_server, _notes(name, to_server))
+            self._to_server.send(to_server)
 
     def _learn_asked(self, sent: Frames) -> None:
         """Which addresses the machine asks for, and whether it has found one."""

@@ -60,6 +60,10 @@ class SimHost:
         """The server is gone, and its sockets with all that was in them."""
         self._server.hang_up()
 
+    def pin(self, ip: bytes, mac: bytes) -> None:
+        """A permanent entry of its ARP table: no ARP changes it."""
+        self._stack.pin(ip, mac)
+
     def pause(self) -> None:
         """The server stands still; its sockets fill up."""
         self._server.pause()

@@ -30,6 +30,7 @@ class Neighbours:
         self._mac = config.mac
         self._ip = config.arp_address
         self._known: dict[bytes, bytes] = {}
+        self._pinned: set[bytes] = set()
         self._waiting: dict[bytes, list[Frames]] = {}
 
     def hear(self, frame: bytes, now_ns: int) -> None:
@@ -38,12 +39,18 @@ class Neighbours:
         to_us = packet.destination in (self._mac, BROADCAST)
         if not to_us or packet.target_ip != self._ip or packet.hardware_type != 1:
             return
-        self._known[packet.sender_ip] = packet.sender_mac
+        if packet.sender_ip not in self._pinned:
+            self._known[packet.sender_ip] = packet.sender_mac
         if packet.operation == arp.REQUEST:
             answer = arp.reply(self._mac, self._ip, packet.sender_mac, packet.sender_ip)
             self._wire.send(Frames.of([answer.ljust(MINIMUM_FRAME, b"\0")], now_ns))
         for held in self._waiting.pop(packet.sender_ip, []):
             self.send(packet.sender_ip, held.at(np.maximum(held.time_ns, now_ns)))
+
+    def pin(self, ip: bytes, mac: bytes) -> None:
+        """A permanent entry: no ARP changes it."""
+        self._known[ip] = mac
+        self._pinned.add(ip)
 
     def send(self, ip: bytes, frames: Frames) -> None:
         """Fill in the neighbour's MAC and send; or ask for it first."""

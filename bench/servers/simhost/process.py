@@ -7,7 +7,8 @@
 
 It is one process: it serves datagrams of all sockets one after the other, each in ``service_ns``,
 some ``ROWS`` of them a turn, and its acks leave when it is done with what they acknowledge. A
-HERALD's ack comes from a new socket, connected to that client.
+HERALD's ack comes from a new socket, connected to that client; an answer without a session, from
+the HERALDs' own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bench.servers.simhost.config import HostConfig, HostCounts
 from bench.servers.simhost.sockets import Datagrams, Ports, ServerSocket
 from bench.wire.memory import serve_in_turn
 from netdump.messages import HERALD_PORT
+from server.core import NO_SESSION
 from server.readers import ROWS
 
 TICK_NS: Final = 1_000_000_000
@@ -185,13 +187,17 @@ class SimProcess:
             answer = core.herald(client, row[:length].tobytes(), time_ns / 1e9)
             if answer is None:
                 continue
+            ack = np.frombuffer(answer.ack, np.uint8)[None, :]
+            when = np.array([time_ns], np.int64)
+            if answer.session_id == NO_SESSION:
+                self._send(HERALD_PORT, datagrams.client, ack, when)
+                continue
             if answer.session_id not in self._session_ports:
                 new = self._ports.ephemeral()
                 self._session_ports[answer.session_id] = new
                 self._ports.server[new] = ServerSocket(answer.session_id, datagrams.client)
             port = self._session_ports[answer.session_id]
-            ack = np.frombuffer(answer.ack, np.uint8)[None, :]
-            self._send(port, datagrams.client, ack, np.array([time_ns], np.int64))
+            self._send(port, datagrams.client, ack, when)
 
 
 def _ack_times(done: NDArray[np.int64], acks: int) -> NDArray[np.int64]:

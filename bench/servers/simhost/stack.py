@@ -51,6 +51,8 @@ class Stack:
         self._deliver = deliver
         self._neighbours = Neighbours(wire, config)
         self._errors = RateLimit()
+        self.pin = self._neighbours.pin
+        """A permanent entry of the ARP table."""
 
     # --- what comes in ----------------------------------------------------------------------------
 
