@@ -211,7 +211,7 @@ def _of_a_checksum(results: Results) -> Iterator[str]:
     yield if_so(
         len(stock) > stations // 2 and set(stock) <= set(tftp),
         f"UDP's alone does not do. Of {stations} places where a bit can flip between memory and"
-        f" disk, a stock client and its server miss {len(stock)}, and TFTP {len(tftp)}.",
+        f" disk, a stock client before our server misses {len(stock)}, and TFTP {len(tftp)}.",
     )
     yield if_so(
         ours == ["memory, before any checksum"],
