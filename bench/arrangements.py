@@ -51,17 +51,22 @@ class Arrangement:
     profile: str
     client: str
     footer: bool
+    frames: int
+    """Of data, the footer's not counted."""
 
 
+#: 256 KiB of dump: four chunks of 46 frames each.
+_FRAMES: Final = 184
 ARRANGEMENTS: Final = {
     f"header {header}{', footer' * footer}": Arrangement(
-        "freebsd-14", f'header = "{header}", footer = {str(footer).lower()}', footer
+        "freebsd-14", f'header = "{header}", footer = {str(footer).lower()}', footer, _FRAMES
     )
     for header in ("first", "last")
     for footer in (False, True)
 }
 #: With a checksum of each message, and a digest: what the reviewer had asked for.
-NETDUMP2: Final = {"netdump2": Arrangement("netdump2", 'header = "last"', False)}
+#: 3 frames of ELF headers, which lie elsewhere, and 179 of memory.
+NETDUMP2: Final = {"netdump2": Arrangement("netdump2", 'header = "last"', False, 182)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +88,15 @@ STOCK: Final = Far(
 OUR_OWN: Final = Far("our server", "", ARRANGEMENTS | NETDUMP2, verifies=True)
 SERVERS: Final = (STOCK, OUR_OWN)
 
-#: 256 KiB of dump: four chunks of 46 frames each.
-_FRAMES: Final = 184
 #: What is cut off, or miscounted.
 _PAGE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Mishap:
-    """In the words of a scenario; ``{frames}`` stands for how many frames of data there are."""
+    """In the words of a scenario; ``{frames}`` stands for how many frames of data there are, with
+    the footer's, ``{last}`` for the number of the last one without it.
+    """
 
     client: str = ""
     machine: str = ""
@@ -111,7 +116,7 @@ DIES_LAST: Final = "it dies when all data are sent, before FINISHED"
 MISHAPS: Final = {
     "nothing": Mishap(),
     HOLE: Mishap(wire='does = "drop", kind = "vmcore", index = 86'),
-    TAIL: Mishap(wire=f'does = "drop", kind = "vmcore", index = {_FRAMES - 1}'),
+    TAIL: Mishap(wire='does = "drop", kind = "vmcore", index = {last}'),
     TRUNCATED: Mishap(cut=_PAGE),
     "a wrong length: the header promises 4 KiB more than there are": Mishap(
         client=f"miscounts = {_PAGE}"
@@ -165,8 +170,8 @@ def _scenario(far: Far) -> str:
                 name=text.count("[[case]]"),
                 profile=arranged.profile,
                 client=", ".join(filter(None, (arranged.client, mishap.client))),
-                machine=mishap.machine.format(frames=_FRAMES + arranged.footer),
-                wire=f"{{ {mishap.wire} }}" if mishap.wire else "",
+                machine=mishap.machine.format(frames=arranged.frames + arranged.footer),
+                wire=f"{{ {mishap.wire.format(last=arranged.frames - 1)} }}" if mishap.wire else "",
             )
     return text
 
