@@ -99,6 +99,9 @@ class Life:
         dump, record = self._dump, self._record
         if dump.has_footer:
             record.note("Footer Check: Pass")
+        # What takes long comes first: who sees the final name soon sees all that belongs to it.
+        with suppress(StoreError):
+            dump.read_back()
         try:
             dump.finish()
         except StoreError as error:
