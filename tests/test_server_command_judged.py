@@ -85,6 +85,32 @@ class TestJudged:
         case = self.played(tmp_path / "run", wanted)
         assert case.oracles["idempotence"] == state, case.oracle_reasons
 
+    def test_one_that_has_more_to_do_when_it_has_acknowledged_is_let_finish(
+        self, tmp_path: Path
+    ) -> None:
+        """It works meanwhile, and its folder stays the same: that is not the end of its work."""
+        text = (SERVERS / "write_then_ack.py").read_text()
+        late = [
+            "        self.acknowledge(seqno)",
+            "        note = os.path.join(os.path.dirname(self.name), 'note')",
+            "        if kind == FINISHED and not os.path.exists(note):",
+            "            until = time.thread_time() + 0.3",
+            "            while time.thread_time() < until: pass",
+            "            open(note, 'w').write('all')",
+        ]
+        for old, new in (
+            ("        self.acknowledge(seqno)", "\n".join(late)),
+            ("import sys", "import sys\nimport time"),
+            ("if dump is None or dump.came:", "if dump is None:"),
+        ):
+            assert old in text
+            text = text.replace(old, new, 1)
+        (tmp_path / "server.py").write_text(text)
+        wanted = example_server(tmp_path / "server.py").model_copy(update={"protocol": "netdump2"})
+        case = self.played(tmp_path / "run", wanted)
+        assert case.oracles["idempotence"] == "held", case.oracle_reasons
+        assert case.outcome == "complete"
+
     def test_one_that_names_its_dump_when_it_is_whole_need_not_say_what_it_is_before(
         self, tmp_path: Path
     ) -> None:

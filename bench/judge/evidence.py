@@ -31,11 +31,8 @@ _FIRSTS: Final = 8
 #: Of a sample that is sent one by one, the last ones and every n-th of those before are.
 _LAST: Final = 6
 _EVERY: Final = 8
-#: Looks at a folder until two agree, and the time between two.
-_LOOKS: Final = 100
+#: The time between two looks at a folder.
 _LOOK_US: Final = 5_000
-#: The same for a file to be as long as it has to be.
-_LOOKS_FOR_LENGTH: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +103,6 @@ def gather(
         seen.in_pieces = in_pieces(watch.pieces)
         seen.unseen = {**seen.unseen, "ack-means-kept": seen.in_pieces}
     server = stage.server
-    if server is not None and report.claims_success and _AGAIN[server.protocol].in_place:
-        _await_length(server, stage, (told.image or expected).length)
-    if told.lost and stage.row.virtual:
-        # What it had sent was on its way. On a real wire it arrives by itself.
-        stage.clock.delay_us(stage.settle_us)
-        stage.far_end(stage.clock.now_ns())
     before = _settled(stage)
     strangers: list[str] = []
     if server is not None:
@@ -269,25 +260,20 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     seen.comparison.add_holes(told.never_sent)
 
 
-def _await_length(server: DumpServer, stage: Stage, length: int) -> None:
-    """Let a server that acknowledges before it writes bring its dump to this length, for a while.
-
-    That it had acknowledged first is known by then (``live.py``).
-    """
-    for _ in range(0 if stage.row.virtual else _LOOKS_FOR_LENGTH):
-        if any(dump.path.stat().st_size >= length for dump in server.stored()):
-            return
-        stage.clock.delay_us(_LOOK_US)
-
-
 def _settled(stage: Stage) -> Listing:
-    """What lies in the dump folder when its server has done with it, or after ``_LOOKS`` looks."""
+    """What lies in the dump folder when its server has done with all that it was sent, or when it
+    has had its time for that (``settle_us``).
+
+    A folder that looks the same twice does not show that: between a dump's final name and its
+    manifest a server may wait for its disk, or for a CPU. So it has to be asleep as well.
+    """
     folder = stage.dumpdir if stage.server is None else stage.server.dumpdir
     found = _listing(folder)
-    for _ in range(0 if stage.row.virtual else _LOOKS):  # in virtual time all is done in turns
+    for _ in range(stage.settle_us // _LOOK_US):
         stage.clock.delay_us(_LOOK_US)
+        rests = stage.server_rests()
         before, found = found, _listing(folder)
-        if before == found:
+        if rests and before == found:
             break
     return found
 

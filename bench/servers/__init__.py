@@ -91,6 +91,12 @@ class DumpServer(Protocol):
         """Open descriptors, to see leaks; 0 when it doesn't live. Raises ``CannotCount``."""
         ...
 
+    def at_rest(self) -> bool:
+        """Whether it has done with all that has reached it: it sleeps, and has nothing to read.
+        True where that can't be seen from here.
+        """
+        ...
+
     def stored(self) -> list[StoredDump]:
         """The dumps on its disk, the latest last, and whether it calls each complete."""
         ...

@@ -39,6 +39,7 @@ from bench.servers.native import (
 from bench.servers.ports import LOOK_S, is_bound
 from bench.servers.printed import SAID, Printed, raised
 from bench.servers.processes import open_descriptors
+from bench.servers.rest import at_rest
 from bench.servers.sparse import copy_folder
 
 _NET: Final = Path("/proc/thread-self/net")
@@ -177,6 +178,9 @@ class ContainerServer:
         if not self.running:
             return 0
         return open_descriptors(self._pid)
+
+    def at_rest(self) -> bool:
+        return not self.running or at_rest(self._pid)
 
     def stored(self) -> list[StoredDump]:
         return self.names.dumps_in(self.dumpdir)

@@ -98,6 +98,10 @@ class Simulated(ABC):
             count += target.is_relative_to(self.dumpdir.resolve())
         return count
 
+    def at_rest(self) -> bool:
+        """Always, between two turns of its host."""
+        return True
+
     def trouble(self, _said: Sequence[str] = ()) -> list[str]:
         """None that is not seen where its host gets its turn: an exception of its core."""
         return []

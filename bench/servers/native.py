@@ -22,6 +22,7 @@ from bench.servers import ServerProtocol
 from bench.servers.names import DumpNames, StoredDump
 from bench.servers.printed import SAID, PrintedLog, raised
 from bench.servers.processes import Brood, network_here, open_descriptors
+from bench.servers.rest import at_rest
 from bench.wire.namespace import Namespace
 
 #: A server hangs when it takes longer, seconds. One that ends is noticed at once.
@@ -158,6 +159,9 @@ class NativeServer(ABC):
         if self._child is None or not self.running:
             return 0
         return open_descriptors(self._child.pid)
+
+    def at_rest(self) -> bool:
+        return self._child is None or not self.running or at_rest(self._child.pid)
 
     def stored(self) -> list[StoredDump]:
         return self.names.dumps_in(self.dumpdir)

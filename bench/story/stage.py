@@ -91,6 +91,8 @@ class Stage:
     bare_wire: Wire
     """The same without them."""
     far_end: Callable[[int], None]
+    under_way: Callable[[], int | None]
+    """When a frame that has been sent arrives at the host; None: all that can be seen have."""
     server: DumpServer | None
     dumpdir: Path
     server_ip: str
@@ -118,6 +120,11 @@ class Stage:
     def places(self) -> list[Path]:
         """The files on its disk where it may keep what it has acknowledged."""
         return self.server.names.places_in(self.server.dumpdir) if self.server is not None else []
+
+    def server_rests(self) -> bool:
+        """Whether it has got all that it was sent, and has done with it, as far as can be seen."""
+        self.far_end(self.clock.now_ns())
+        return self.under_way() is None and (self.server is None or self.server.at_rest())
 
     def play_again(self, frames: list[bytes], enough: Callable[[Frames], bool]) -> Frames:
         """Send frames to the server outside the story; what came back until it was enough.
@@ -249,7 +256,7 @@ def _simulated(
             stage.trouble.append(f"the server raised {type(error).__name__}: {error}")
             host.hang_up()
 
-    stage.far_end = far_end
+    stage.far_end, stage.under_way = far_end, link.host_end.next_arrival_ns
     return stage
 
 
@@ -338,6 +345,7 @@ def _stage(
         wire=LatePeer(bystanders, clock=clock, observer=observer),
         bare_wire=bare_wire,
         far_end=_nothing,
+        under_way=lambda: None,  # a TAP hands over what it is given
         server=server,
         dumpdir=dumpdir,
         server_ip=server_ip,
