@@ -141,7 +141,8 @@ class Expect:
     mac: bytes
     our_ip: bytes
     peer_ip: bytes
-    port: int
+    port: int | NDArray[np.int64]
+    """Or one for each frame, (n,)."""
 
     def __post_init__(self) -> None:
         if [len(self.mac), len(self.our_ip), len(self.peer_ip)] != [6, 4, 4]:

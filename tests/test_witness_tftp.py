@@ -53,7 +53,7 @@ def test_a_transfer_is_told_by_offset_and_length() -> None:
     assert (watch.frames, watch.data_bytes) == (5, 1528)
     tell(watch, tf.ack(2))
     assert pairs(watch) == [(0, 1428), (1428, 100)]
-    assert watch.latest_acks.tolist() == [1]
+    assert watch.latest_acks.tolist() == [0], "of the latest the next ACK tells"
     assert [watch.extent(n) for n in (0, 1)] == [(0, 1428), (1428, 100)]
     assert watch.never_sent == 0
 
@@ -83,7 +83,9 @@ def test_an_ack_stands_for_all_blocks_of_its_window_up_to_it() -> None:
     assert pairs(watch) == [(0, 512), (512, 512)]
     tell(watch, *(tf.data(n, bytes(512)) for n in (3, 4, 5, 6)), tf.ack(6))
     assert len(pairs(watch)) == 6
-    assert watch.latest_acks.tolist() == [2, 3, 4, 5]
+    assert watch.latest_acks.tolist() == [1, 2, 3, 4]
+    tell(watch, tf.ack(6))
+    assert watch.latest_acks.tolist() == [], "asked already"
     assert "8 blocks were sent, 2 of them again" in watch.notes()[0]
 
 
@@ -99,7 +101,7 @@ def test_blocks_are_numbered_on_where_their_numbers_come_again(after_65535: int)
         frames.data[:, 44], frames.data[:, 45] = numbers >> 8, numbers & 0xFF
         watch.observe("to-server", frames, {})
         tell(watch, tf.ack(int(numbers[-1])))
-        assert watch.latest_acks[-1] == start + 4_999
+        assert watch.latest_acks[-1] == start + 4_998
     assert watch.acknowledged()[0][-1] == 199_999 * 8
     assert watch.never_sent == 0
     assert "200,000 blocks were sent, 0 of them again" in watch.notes()[0]

@@ -2,7 +2,8 @@
 
 A ``Witness`` (``witness.py``); what it hears it reads by ``tftp.py``. An ACK says that its block
 was received (RFC 1350, 2), and no more. Whether it was kept is asked all the same: who dumps has no
-other answer.
+other answer. But of the latest block it is asked when the next one is acknowledged: tftpd-hpa sends
+each ACK a moment before it writes the block, and whether a look falls into that moment is chance.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class TftpWatch:
         self._sent: list[Ints] = []
         self._end: tuple[int, int] | None = None  # the last block, and how long it is
         self._acked = -1
+        self._asked = 0  # blocks before this one have been among ``latest_acks``
         self._blocks = 0
         self._repeats = 0
 
@@ -56,7 +58,7 @@ class TftpWatch:
         blocks = self._reader.sent(frames)
         if self._reader.transfers != self._transfers:  # a file anew
             self._transfers = self._reader.transfers
-            self._sent, self._end, self._acked, before = [], None, -1, -1
+            self._sent, self._end, self._acked, self._asked, before = [], None, -1, 0, -1
         if blocks is None:
             return
         self.data_bytes += int(blocks.lengths.sum())
@@ -72,8 +74,9 @@ class TftpWatch:
         acks = self._reader.heard(self._from_server(frames))
         self.never_sent += int(np.count_nonzero(acks > self._of.highest))
         acks = acks[(acks >= 0) & (acks <= self._of.highest)]
-        before, self._acked = self._acked, max(self._acked, int(acks.max(initial=-1)))
-        self.latest_acks = np.arange(before + 1, self._acked + 1)
+        self._acked = max(self._acked, int(acks.max(initial=-1)))
+        before, self._asked = self._asked, max(self._asked, self._acked)
+        self.latest_acks = np.arange(before, self._asked)
 
     def _from_server(self, frames: Frames) -> Frames:
         if not len(frames) or frames.data.shape[1] < 12:

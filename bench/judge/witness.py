@@ -40,7 +40,8 @@ class Witness(Protocol):
 
     @property
     def latest_acks(self) -> NDArray[np.int64]:
-        """int64: the messages that the latest batch from the server acknowledged."""
+        """int64: the messages that must be on the disk by now, and need not have been before the
+        latest batch from the server: those that it acknowledged. With TFTP those but the latest."""
         ...
 
     @property

@@ -14,7 +14,7 @@ worked on at the moment they arrived, and answers carry that time on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,9 @@ class Stack:
         is_icmp = (words[:, 6] == 0x0800) & (words[:, 11] & 0xFF == ICMP)
         if is_icmp.any():
             rest, words = self._hear_icmp(rest, words, is_icmp)
-        for which, sender, port in _conversations(words):
-            self._hear_udp(rest.take(which), sender, port)
+        for which, sender in _senders(words):
+            some = rest.take(which) if len(which) < len(rest) else rest
+            self._hear_udp(some, sender, words[which, 18].astype(np.int64))
 
     def _hear_icmp(
         self, frames: Frames, words: NDArray[np.uint16], is_icmp: NDArray[np.bool_]
@@ -86,22 +87,21 @@ class Stack:
                 self._neighbours.send(frame[26:30], padded)
         return frames.take(rest), words[rest]
 
-    def _hear_udp(self, frames: Frames, sender: bytes, port: int) -> None:
-        """UDP of one sender to one port (or what claims to be)."""
-        expect = Expect(self._mac, self._ip, sender, port)
+    def _hear_udp(self, frames: Frames, sender: bytes, ports: NDArray[np.int64]) -> None:
+        """UDP of one sender (or what claims to be), and the port that each frame is for."""
+        expect = Expect(self._mac, self._ip, sender, ports)
         verdict = classify_and_validate(frames.data, frames.lengths, expect, _CHECKS)
-        good = verdict.kind == UDP
         for reason, count in verdict.refused.items():
             self._counts.refused[reason] += count
-        # One start and one source port nearly always; a crafted batch may have more.
-        forms = np.stack([verdict.payload_start, verdict.source_port], axis=1)[good]
-        for start, source_port in dict.fromkeys(map(tuple, forms.tolist())):
-            which = good & (verdict.payload_start == start) & (verdict.source_port == source_port)
-            some = frames.take(which)
+        good = np.flatnonzero(verdict.kind == UDP)
+        # One form nearly always; a crafted batch may have one a frame.
+        forms = np.stack([ports, verdict.payload_start, verdict.source_port], axis=1)[good]
+        for which, (port, start, source_port) in _alike(forms):
+            some = frames.take(good[which])
             datagrams = Datagrams(
                 (sender, source_port),
                 some.data[:, start:],
-                verdict.payload_length[which],
+                verdict.payload_length[good[which]],
                 some.time_ns.copy(),
             )
             if not self._deliver(port, datagrams):
@@ -136,12 +136,21 @@ class Stack:
         self._neighbours.send(ip, Frames(rows, np.full(len(rows), rows.shape[1]), time_ns))
 
 
-def _conversations(
-    words: NDArray[np.uint16],
-) -> Iterator[tuple[NDArray[np.bool_], bytes, int]]:
-    """Masks of rows by (IP source, UDP destination port), in the order of their first frames."""
-    if not len(words):
+def _senders(words: NDArray[np.uint16]) -> Iterator[tuple[NDArray[np.intp], bytes]]:
+    """Rows by IP source, in the order of their first frames."""
+    for rows, (high, low) in _alike(words[:, 13:15]):
+        yield rows, (high << 16 | low).to_bytes(4, "big")
+
+
+def _alike(forms: NDArray[Any]) -> Iterator[tuple[NDArray[np.intp], tuple[int, ...]]]:
+    """Rows that are equal, and what they are, in the order of the first of each."""
+    if not len(forms):
         return
-    keys = words[:, 13].astype(np.int64) << 32 | words[:, 14].astype(np.int64) << 16 | words[:, 18]
-    for key in dict.fromkeys(keys.tolist()):
-        yield keys == key, (key >> 16).to_bytes(4, "big"), key & 0xFFFF
+    if (forms == forms[0]).all():
+        yield np.arange(len(forms)), tuple(forms[0].tolist())
+        return
+    places: dict[tuple[int, ...], list[int]] = {}
+    for row, form in enumerate(map(tuple, forms.tolist())):
+        places.setdefault(form, []).append(row)
+    for form, rows in places.items():
+        yield np.array(rows), form
