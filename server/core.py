@@ -41,13 +41,14 @@ from netdump.keys import KEY_SIZE
 from netdump.messages import (
     ACK_SIZE,
     HEADER_SIZE,
+    HERALD_PATH_MAX,
     Message,
     MessageType,
     herald_path,
     parse,
 )
 from netdump.nak import Reason
-from netdump.offer import AUTHENTICATION, CRC32C, DIGEST
+from netdump.offer import AUTHENTICATION, CRC32C, DIGEST, bits_of
 from netdump.opening import Facts, is_proof
 from server.config import ServerConfig
 from server.gate import Gate
@@ -149,8 +150,11 @@ class ServerCore:
             return self._proved(client, message, now)
         taken = self._gate.take(client[0], message.aux2) if self.config.strict_finish else 0
         if taken & AUTHENTICATION:
+            if len(message.payload) > HERALD_PATH_MAX:
+                self._refusals.refuse(client, not_proved(BadProof("a HERALD with a path too long")))
+                return None
             return HeraldReply(NO_SESSION, False, self._gate.challenge(client, message, now))
-        if self.config.require_key:
+        if self.config.require_key or self._gate.names(client[0]):
             self._refusals.refuse(client, KEYLESS)
             return None
         herald = Herald(client, message.seqno, taken)
@@ -171,7 +175,9 @@ class ServerCore:
             self._refusals.refuse(client, not_proved(error))
             return None
         begun: HeraldReply | Reason
-        if proved.facts.length > self.config.max_dump:
+        if self._gate.full:
+            begun = Reason.BUSY
+        elif proved.facts.length > self.config.max_dump:
             self._refusals.refuse(client, announces_too_much(proved.facts.length, self.config))
             begun = Reason.TOO_LARGE
         else:
@@ -179,6 +185,7 @@ class ServerCore:
         if isinstance(begun, Reason):
             return HeraldReply(NO_SESSION, False, sealed_nak(herald, begun))
         self._gate.spend(proved.opening, now)
+        self._sessions[begun.session_id].nonce = proved.opening.nonce
         return begun
 
     def _begin(
@@ -246,6 +253,17 @@ class ServerCore:
         if (session := self._sessions.get(session_id)) is not None:
             session.end(why)
             self._forget(session)
+
+    def no_socket(self, session_id: int) -> bytes | None:
+        """The shell can't make one for a new session: as if it had not been opened. What its client
+        can be told, as an answer to its proof.
+        """
+        session = self._sessions[session_id]
+        self.abandon(session_id)
+        if not session.authenticated:
+            return None
+        self._gate.give_back(session.nonce)
+        return session.nak(Reason.BUSY)
 
     def farewells(self) -> list[tuple[int, bytes]]:
         """The server is about to end: (session, datagram) for those of its clients that can be
@@ -366,8 +384,8 @@ class ServerCore:
             same = other.herald.client == proven.herald.client
             if other is proven or not same or not other.state.running:
                 continue
-            if other.authenticated and not proven.authenticated:
-                continue
+            if other.authenticated and (not proven.authenticated or other.id > proven.id):
+                continue  # a message of an earlier session may be a recorded one
             offered = other.state is State.OFFERED
             other.end("client started again")
             if offered:
@@ -385,6 +403,14 @@ class ServerCore:
 def _reply(session: Session, *, fresh: bool) -> HeraldReply:
     ack = session.acks.datagrams(np.array([session.herald.seqno], np.int64))
     return HeraldReply(session.id, fresh, ack.tobytes())
+
+
+def rank(datagram: bytes) -> int:
+    """Of those that wait at the HERALDs' port, which come first: proofs, then offers of a key."""
+    word = int.from_bytes(datagram[HEADER_SIZE - 4 : HEADER_SIZE], "big")
+    if is_proof(word):
+        return 0
+    return 1 if bits_of(word) & AUTHENTICATION else 2
 
 
 def _at_rest(sessions: list[Session]) -> list[Session]:

@@ -144,12 +144,25 @@ class Gate:
         good = (self._nonce(client, bare, at) for at in (slot, slot - 1))
         if not any(compare_digest(nonce, opening.nonce) for nonce in good):
             raise Stale("a proof with an old nonce, or one that was never given out,")
-        if opening.nonce in self._spent or len(self._spent) >= MOST_SPENT:
+        if opening.nonce in self._spent:
             raise Stale("a proof whose nonce has opened a session before")
+
+    @property
+    def full(self) -> bool:
+        """No more nonces can be remembered, for some seconds."""
+        return len(self._spent) >= MOST_SPENT
+
+    def names(self, address: str) -> bool:
+        """It has a key of its own, and not only everybody's."""
+        return address in self._secrets
 
     def spend(self, opening: Opening, now: float) -> None:
         """It has opened a session now, and never opens another."""
         self._spent[opening.nonce] = int(now // SLOT) + 1
+
+    def give_back(self, nonce: bytes) -> None:
+        """It has opened no session after all."""
+        self._spent.pop(nonce, None)
 
     def _secret_of(self, address: str) -> Secret | None:
         return self._secrets.get(address) or self._secrets.get(EVERYBODY)

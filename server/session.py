@@ -117,6 +117,8 @@ class Session:
         self.life = Life(self.dump, self.record, self._manifest)
         self.heard = False
         """The latest batch had a message that was not refused by its form."""
+        self.nonce = b""
+        """That of the challenge that opened it, if one did."""
         self._no: Reason | None = None
         self._config = config
         self._counts = refusals.counts

@@ -1,9 +1,8 @@
 """The sockets of a dump server, and its event loop.
 
 One socket hears HERALDs. Each session gets another: bound to the address that the HERALD came to,
-at a port of the kernel's choice, and connected to the client's address and port, so that the kernel
-itself drops everybody else's datagrams. The first ack leaves from there; that is how the client
-learns the port.
+at a port of the kernel's choice, and the kernel itself drops everybody's datagrams there but the
+client's (``from_one.py``). The first ack leaves from there; that is how the client learns the port.
 
 All thinking is the core's. The loop waits for at most half a second, reads in batches, sends the
 acks the core hands out, and closes what the core forgets.
@@ -24,7 +23,8 @@ from typing import Final
 import numpy as np
 
 from netdump.errors import NetdumpError
-from server.core import NO_SESSION, HeraldReply, ServerCore
+from server.core import NO_SESSION, HeraldReply, ServerCore, rank
+from server.from_one import FromOne
 from server.merged import keep_merged
 from server.neighbours import Pin, pin, unpin
 from server.packets import AckSender, probe
@@ -90,7 +90,8 @@ class Shell:
         self._sender = sender or AckSender("UDP_SEGMENT" not in slow, self._tell)
         self._sockets: dict[int, socket.socket] = {}
         self._complaints: dict[int, int] = {}
-        self._to_pin = dict(macs)
+        self._macs = macs
+        self._pinned: set[tuple[str, int]] = set()
         self._pins: list[Pin] = []
         self._stopping = False
         self._herald = _listen(address, port)
@@ -149,7 +150,9 @@ class Shell:
     # -- HERALDs -----------------------------------------------------------------------------
 
     def _hear_heralds(self) -> None:
-        for _ in range(_HERALDS_A_TURN):
+        """Those that wait, proofs first: strangers send as many others as the line takes."""
+        heard: list[tuple[bytes, tuple[str, int], int, str]] = []
+        while len(heard) < _HERALDS_A_TURN:
             try:
                 # Nothing is cut, so that what is refused is refused for what it is.
                 datagram, ancillary, _, client = self._herald.recvmsg(
@@ -161,9 +164,10 @@ class Shell:
                 if error.errno in OUR_ERRORS:
                     raise
                 continue
-            interface, local = _asked(ancillary)
-            if client[0] in self._to_pin and interface:
-                self._pin(client[0], self._to_pin.pop(client[0]), interface)
+            heard.append((datagram, client, *_asked(ancillary)))
+        for datagram, client, interface, local in sorted(heard, key=lambda one: rank(one[0])):
+            if interface:
+                self._pin(client[0], interface)
             reply = self._core.herald(client, datagram, time.monotonic())
             if reply is not None:
                 self._answer(reply, client, local)
@@ -171,23 +175,33 @@ class Shell:
 
     def _answer(self, reply: HeraldReply, client: tuple[str, int], local: str) -> None:
         if reply.session_id == NO_SESSION:
-            # From where it was asked: this machine may have several addresses.
-            control = [(socket.IPPROTO_IP, _IP_PKTINFO, _from(local))] if local else []
-            with suppress(OSError):  # the client will ask again
-                self._herald.sendmsg([reply.ack], control, 0, client)
+            self._say(reply.ack, client, local)
             return
         if reply.fresh:
             try:
                 sock = _connect(local or self.address[0], client, self._merged)
             except OSError:
-                self._core.abandon(reply.session_id)
+                nak = self._core.no_socket(reply.session_id)
+                if nak is not None:
+                    self._say(nak, client, local)
                 return
             self._sockets[reply.session_id] = sock
             self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
         acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)
         self._sender.send(self._sockets[reply.session_id], acks)
 
-    def _pin(self, ip: str, mac: bytes, interface: int) -> None:
+    def _say(self, datagram: bytes, client: tuple[str, int], local: str) -> None:
+        """From where it was asked: this machine may have several addresses."""
+        control = [(socket.IPPROTO_IP, _IP_PKTINFO, _from(local))] if local else []
+        with suppress(OSError):  # the client will ask again
+            self._herald.sendmsg([datagram], control, 0, client)
+
+    def _pin(self, ip: str, interface: int) -> None:
+        """Once on each interface that a HERALD comes by: of a forged one that may be another."""
+        mac = self._macs.get(ip)
+        if mac is None or (ip, interface) in self._pinned:
+            return
+        self._pinned.add((ip, interface))
         try:
             entry = pin(ip, mac, interface)
         except OSError as error:
@@ -272,6 +286,7 @@ def _listen(address: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
+        _enlarge(sock)
         sock.bind((address, port))
         if hasattr(socket, "SO_DOMAIN"):  # Linux: a HERALD then tells which address it was sent to
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
@@ -290,29 +305,19 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 def _connect(local: str, client: tuple[str, int], merged: bool) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        _enlarge(sock)
-        if merged:
+    sock = FromOne(local, client)
+    _enlarge(sock)
+    if merged:
+        try:
             keep_merged(sock)
-        with suppress(OSError):
-            # Who forges ICMP's "fragmentation needed" can't have our acks cut: no client takes
-            # fragments, and none gets an ack longer than what has come through from it.
-            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_INTERFACE)
-        sock.bind((local, 0))
-        sock.connect(client)
-        # Between bind and connect anybody could have sent something here. The client could not: it
-        # does not know the port yet.
-        for _ in range(_HERALDS_A_TURN):
-            sock.recv(1)
-    except BlockingIOError:
-        return sock
-    except OSError:
-        sock.close()
-        raise
-    sock.close()
-    raise OSError(errno.EBUSY, "strangers fill the new socket")
+        except OSError:
+            sock.close()
+            raise
+    with suppress(OSError):
+        # Who forges ICMP's "fragmentation needed" can't have our acks cut: no client takes
+        # fragments, and none gets an ack longer than what has come through from it.
+        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_INTERFACE)
+    return sock
 
 
 def _enlarge(sock: socket.socket) -> None:

@@ -114,7 +114,9 @@ def test_a_client_with_a_key_on_real_sockets(
 def test_errors_that_anybody_can_forge_do_not_end_a_dump_with_a_key(
     tmp_path: Path, code: int, ends: bool
 ) -> None:
-    """ICMP makes a connected socket fail, and nothing in it shows who has sent it."""
+    """Where there is no filter a session's socket is connected, and ICMP makes it fail: nothing in
+    that shows who has sent it.
+    """
     core = ServerCore(ServerConfig(keys={"*": KEY}), DumpFolder(str(tmp_path), "none"))
     shell = Shell(core, HOST, 0, Failing(code))
     own = KeyedClient(None, address=(HOST, 9))  # type: ignore[arg-type]
@@ -139,6 +141,20 @@ class Failing:
         raise OSError(self._code, "injected")
 
 
+def test_a_mac_is_pinned_on_the_interface_of_each_herald_not_of_the_first_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forged one may come by another: loose reverse path filters let it in."""
+    asked: list[int] = []
+    monkeypatch.setattr("server.shell.pin", lambda _ip, _mac, interface: asked.append(interface))
+    core = ServerCore(ServerConfig(keys={"*": KEY}), DumpFolder(str(tmp_path), "none"))
+    shell = Shell(core, HOST, 0, macs={"198.18.0.2": bytes.fromhex("02005e0000fe")})
+    for interface in (7, 2, 2, 7):
+        shell._pin("198.18.0.2", interface)
+    assert asked == [7, 2]
+    shell._close()
+
+
 def test_nothing_is_pinned_where_there_is_no_arp() -> None:
     """A permanent entry on the loopback would be the end of it."""
     mac = bytes.fromhex("02005e0000fe")
@@ -152,7 +168,9 @@ def test_a_mac_that_can_not_be_pinned_is_told_once(tmp_path: Path) -> None:
     core = ServerCore(ServerConfig(keys={"*": KEY}), DumpFolder(str(tmp_path), "none"))
     mac = bytes.fromhex("02005e0000fe")
     shell = Shell(core, HOST, 0, on_event=told, macs={"198.18.0.2": mac})
-    shell._pin("198.18.0.2", mac, 1 << 20)  # no such interface
+    for _ in range(3):
+        shell._pin("198.18.0.2", 1 << 20)  # no such interface
+        shell._pin("198.18.0.3", 1 << 20)  # nobody whose MAC is known
     ((kind, fields),) = [event for event in told.events if event[0] == "not-pinned"]
     assert (kind, fields["client"], fields["errno"]) == ("not-pinned", "198.18.0.2", "ENXIO")
     shell._close()

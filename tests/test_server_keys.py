@@ -19,10 +19,11 @@ from netdump.messages import MessageType
 from netdump.nak import Reason, parse_nak
 from netdump.opening import Facts
 from netdump.sack import Sack
-from server.core import NO_SESSION, HeraldReply, ServerCore
+from server.core import NO_SESSION, HeraldReply, ServerCore, rank
 from server.folder import DumpFolder
 from server.gate import MOST_SPENT, SLOT, BadKeys, parse_keys
 from server.life import State
+from server.refusals import KEYLESS
 from tests.keyed_rig import KEY, OFFER, OTHER_KEY, TAKEN, KeyedClient
 from tests.server_rig import (
     CLIENT,
@@ -318,10 +319,70 @@ def test_the_nonces_that_are_remembered_are_bounded(tmp_path: Path) -> None:
     gate = rig.core._gate
     gate._spent = {number.to_bytes(16, "big"): 1 for number in range(MOST_SPENT)}
     client = KeyedClient(rig)
-    assert client.send_proof() is None
+    assert no(client, client.send_proof()) == Reason.BUSY
     rig.now += 2 * SLOT
-    client.open()
+    KeyedClient(rig).open()
     assert len(gate._spent) == 1
+
+
+def test_a_nonce_whose_session_got_no_socket_is_as_good_as_before(rig: Rig) -> None:
+    """And the client is told: silence would cost it all its tries."""
+    client = KeyedClient(rig)
+    proof = client.proof()
+    reply = client.send_proof(proof)
+    assert reply is not None
+    nak = rig.core.no_socket(reply.session_id)
+    assert nak is not None
+    told = client.prover.unseal(nak)
+    assert told is not None
+    assert parse_nak(told, client.seqno) == Reason.BUSY
+    assert not rig.core.sessions
+    opened = client.send_proof(proof)
+    assert opened is not None
+    assert opened.session_id != NO_SESSION
+
+
+def test_what_was_recorded_of_a_session_that_never_had_data_ends_no_later_one(rig: Rig) -> None:
+    """Its messages went astray, and somebody has them; then the machine dumps again."""
+    old = KeyedClient(rig, nonce=b"first..1")
+    recorded, earlier = old.open(), old.messages()[0]
+    rig.now += 30
+    new = KeyedClient(rig, nonce=b"second.2", seqno=DRAWN + 9)
+    session = new.open()
+    old.say(recorded, earlier)
+    assert session in rig.core.sessions
+    assert new.dump(session)
+
+
+def test_a_later_session_of_a_client_with_a_key_ends_the_earlier_one(rig: Rig) -> None:
+    old = KeyedClient(rig, nonce=b"first..1")
+    first = old.open()
+    old.say(first, old.messages()[0])
+    new = KeyedClient(rig, nonce=b"second.2", seqno=DRAWN + 9)
+    new.say(new.open(), new.messages()[0])
+    assert rig.core.sessions[first].state is State.INCOMPLETE
+
+
+def test_an_address_that_has_a_key_of_its_own_is_served_with_it_alone(tmp_path: Path) -> None:
+    """Else a forger's dump is the host's latest one."""
+    rig = Rig(tmp_path, keys={CLIENT[0]: KEY, "*": OTHER_KEY})
+    assert rig.core.herald(CLIENT, herald(7), rig.now) is None
+    assert rig.core.refused == {KEYLESS.reason: 1}
+    assert rig.core.herald(STRANGER, herald(7), rig.now) is not None
+
+
+def test_of_what_waits_at_the_heralds_port_proofs_come_first_and_offers_next(rig: Rig) -> None:
+    client = KeyedClient(rig)
+    waiting = [herald(7), client.herald, b"", client.proof(), bytes(24)]
+    assert sorted(waiting, key=rank) == [client.proof(), client.herald, herald(7), b"", bytes(24)]
+
+
+def test_a_herald_with_a_path_that_none_may_have_is_not_answered(rig: Rig) -> None:
+    """A tag costs as much as what it covers is long."""
+    longest = KeyedClient(rig, path=b"a" * 1023 + b"\0")
+    longest.challenge()
+    client = KeyedClient(rig, path=b"a" * 1024 + b"\0")
+    assert rig.core.herald(client.address, client.herald, rig.now) is None
 
 
 @pytest.mark.parametrize("seqno", [0, 1, DRAWN, 0xFFFFFFFF])
