@@ -12,7 +12,8 @@ from then on.
 A client that has a key (``opening.py``) believes what has a right tag:
 
     what comes                   before an ack with a tag was believed      after it
-    a challenge                  is answered by a proof, whoever sent it    refused
+    a challenge                  is answered by a proof, to each MAC that   refused
+                                 it came from: copies prove nothing
     an ack with a right tag      believed                                   believed
     a NAK with a right tag       the dump has ended                         the same
     one with a wrong tag         refused                                    refused
@@ -67,10 +68,11 @@ class AckReader:
         """The bits that the HERALD offers (``offer.py``)."""
         self.refused: int | None = None
         """The reason of a NAK with a right tag (``nak.py``): the dump has ended."""
-        self.proof: bytes | None = None
-        """The answer that the latest challenge wants; the link takes it from here."""
-        self.proved_to: bytes | None = None
-        """The MAC from which the latest challenge, or the ack that ended them, came."""
+        self.proofs: dict[bytes, bytes] = {}
+        """The answer that the latest challenge from each MAC wants; the link takes them."""
+        self.answered_from: bytes | None = None
+        """The MAC that the latest ack with a right tag came from, of those that brought ``next``
+        forward: a copy brings nothing. The link takes it."""
         self._prover = prover if self.offer else None
         if self._prover is not None:
             self.offer |= AUTHENTICATION
@@ -140,12 +142,13 @@ class AckReader:
         if not self.unproved:
             self._refuse("challenge-late", 1)
             return
+        if not _is_host(from_mac):
+            self._refuse("challenge-mac", 1)
+            return
         try:
-            self.proof = prover.challenged(payload, self.offer)
+            self.proofs[from_mac] = prover.challenged(payload, self.offer)
         except MalformedMessage as error:
             self._refuse(error.reason, 1)
-            return
-        self.proved_to = from_mac
 
     def _unsealed(self, payload: bytes) -> bytes:
         """An ack without its tag. Raises BadTag if it should have a right one."""
@@ -170,6 +173,7 @@ class AckReader:
             if sack.taken & ~self.offer or self.taken not in (0, sack.taken):
                 self._refuse("ack-taken", 1)
                 return None
+            before = self._scoreboard.next
             seqnos = self._scoreboard.read(sack)
         except MalformedMessage as error:
             self._refuse(_REASONS.get(error.reason, error.reason), 1)
@@ -180,7 +184,8 @@ class AckReader:
                 return None
             self._learn(port)
             self.taken = sack.taken
-            self.proved_to = from_mac
+        if self._prover is not None and self._scoreboard.next > before and _is_host(from_mac):
+            self.answered_from = from_mac
         self.selective += 1
         return seqnos
 
@@ -206,3 +211,8 @@ class AckReader:
     def _learn(self, port: int) -> None:
         self.server_port = port
         self._learned_port(port)
+
+
+def _is_host(mac: bytes) -> bool:
+    """Could it be one host's: neither zeros nor a group's?"""
+    return any(mac) and not mac[0] & 1

@@ -39,7 +39,7 @@ from netdump.keys import CLIENT_NONCE_SIZE
 from netdump.link import DebugnetLink
 from netdump.messages import HERALD_PATH_MAX, MessageType
 from netdump.offer import AUTHENTICATION, DIGEST
-from netdump.opening import LEAST_MTU, Facts, Prover
+from netdump.opening import LEAST_MTU, Facts, Prover, proof_mtu
 from netdump.profiles import Profile
 from netdump.sliding import SlidingWindow
 from netdump.udplink import LinkConfig, LinkStats, Tell
@@ -241,19 +241,22 @@ class _Session:
 
     def herald(self) -> None:
         path = self._request.path
-        if self._prover is not None and self._link.mtu < LEAST_MTU:
-            raise SendFailed(
-                errno.EMSGSIZE,
-                f"with a key the MTU is {LEAST_MTU} at least, for the kernel dump header is one"
-                f" message: {self._link.mtu}",
-            )
         payload = path.encode() + b"\0" if path else b""
+        if self._prover is not None:
+            least = max(LEAST_MTU, proof_mtu(len(self._prover.facts) + len(payload)))
+            if self._link.mtu < least:
+                raise SendFailed(
+                    errno.EMSGSIZE,
+                    f"with a key the MTU is {least} at least, for the kernel dump header and the"
+                    f" proof, with the path in it, are one message each: {self._link.mtu}",
+                )
         if self._prover is not None:
             self._put(self._prover.facts + payload, _FACTS_AT)
         try:
             self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))
         except SendFailed as failure:
-            if failure.errno == errno.ETIMEDOUT and self._link.stats.refused[BadChallenge.reason]:
+            wrong = self._link.stats.refused[BadChallenge.reason]
+            if failure.errno == errno.ETIMEDOUT and wrong and not self._prover_was_challenged():
                 why = "who answers the HERALD has not this key: another server's, or a stranger"
                 raise SendFailed(errno.EACCES, why) from failure
             raise
@@ -262,6 +265,10 @@ class _Session:
             if round_trip is not None and self._link.taken & AUTHENTICATION:
                 round_trip //= 2  # a challenge and an ack were waited for
             self._window.knows(round_trip)
+
+    def _prover_was_challenged(self) -> bool:
+        """By somebody who has the key."""
+        return self._prover is not None and self._prover.challenges > 0
 
     def _send(self, kind: MessageType, offset: int, payload: bytes) -> None:
         """One message, until it is acknowledged."""

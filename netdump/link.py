@@ -6,13 +6,16 @@ and a payload by address. All else is ``udplink.py``, which TFTP shares.
 
 With a key the HERALD is answered by a challenge, and that by a proof, at once (``opening.py``).
 Until a server has proved itself, no ARP reply is worth more than another: each that names another
-MAC gets a HERALD at once, and a copy of each later one, and the peer is who answers with a right
-tag. From then on each message has a tag (``tags.py``).
+MAC gets a HERALD at once, and a copy of each later one, and each MAC that a right challenge comes
+from gets the proof, for a stranger may say a recorded one again. The peer is who answers with a
+right tag. From then on each message has a tag (``tags.py``), and the peer is whoever the latest ack
+with news came from. If none comes, it may have been a stranger's copy of one that was lost: so a
+probe goes to all that may be the peer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -41,6 +44,9 @@ from netdump.udplink import LinkConfig as LinkConfig
 MOST_CLAIMANTS: Final = 8
 #: HERALDs to claimants in one poll: half of a ring, for a proof needs room, too.
 MOST_AT_ONCE: Final = 256
+
+
+_Message = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], int]
 
 
 class DebugnetLink(UdpLink):
@@ -72,6 +78,8 @@ class DebugnetLink(UdpLink):
         self._facts_at = facts_at
         self._herald: NDArray[np.void] | None = None  # the fragment, once it was sent
         self._claimants: list[bytes] = []  # other MACs that may be the peer's
+        # The latest message: its headers, its address and length, and the port it went to.
+        self._last: _Message | None = None
         self._at_once = 0  # HERALDs that they got in this poll
 
     @property
@@ -103,6 +111,7 @@ class DebugnetLink(UdpLink):
             app = tags.tagged(key, app, self._buffer, addresses, lengths)
         port = self._acks.server_port or self._herald_port
         taken = self.send_udp(port, app, addresses, lengths)
+        self._last = (app[-1:], addresses[-1:], lengths[-1:], port)
         if offer and self._claimants:
             self._to_claimants(self._claimants, app, addresses, lengths)
         self._acks.sent(fragments["seqno"][:taken])
@@ -127,11 +136,11 @@ class DebugnetLink(UdpLink):
             return NO_ACKS
         stats = self.stats
         acks = self._acks.read(*heard)
-        if self._acks.proved_to is not None:
-            self.peer_mac, self._acks.proved_to = self._acks.proved_to, None
-        if self._acks.proof is not None and self._prover is not None:
-            self._prove(self._prover, self._acks.proof)
-            self._acks.proof = None
+        if self._acks.proofs and self._prover is not None:
+            self._prove_to_all(self._prover)
+        if self._acks.answered_from not in (None, self.peer_mac):
+            self._remember(self.peer_mac)
+            self.peer_mac = self._acks.answered_from
         if self._acks.refused is not None:
             code, why = meaning(self._acks.refused)
             raise SendFailed(code, f"the server says no: {why}")
@@ -170,24 +179,30 @@ class DebugnetLink(UdpLink):
         if not self._acks.unproved or mac in known:
             super()._another_peer(mac)
             return
-        self._claimants = [*self._claimants[1 - MOST_CLAIMANTS :], mac]
+        self._remember(mac)
         if self._herald is not None and self._at_once < MOST_AT_ONCE:
             self._at_once += 1
             head = self._header_of(MARK | self._acks.offer, int(self._herald["length"][0]))
             lies_at, lengths = (self._herald[name].copy() for name in ("address", "length"))
             self._to_claimants([mac], head, lies_at, lengths)
 
+    def _remember(self, mac: bytes | None) -> None:
+        """It may be the peer's."""
+        if mac is not None and mac not in self._claimants:
+            self._claimants = [*self._claimants[1 - MOST_CLAIMANTS :], mac]
+
     def _to_claimants(
         self,
-        macs: list[bytes],
+        macs: Iterable[bytes],
         app: NDArray[np.uint8],
         addresses: NDArray[np.int64],
         lengths: NDArray[np.int64],
+        port: int | None = None,
     ) -> None:
-        """The HERALD, to each of these as if it were the peer."""
+        """A message, by default to the HERALDs' port, to each of these as if it were the peer."""
         peer = self.peer_mac
         for self.peer_mac in macs:
-            self.send_udp(self._herald_port, app, addresses, lengths)
+            self.send_udp(port or self._herald_port, app, addresses, lengths)
         self.peer_mac = peer
 
     def _header_of(self, word: int, length: int) -> NDArray[np.uint8]:
@@ -198,18 +213,25 @@ class DebugnetLink(UdpLink):
         head[:, 8:16] = np.frombuffer(self._prover.nonce, np.uint8)
         return head
 
-    def _prove(self, prover: Prover, proof: bytes) -> None:
-        """Answer a challenge: the proof's 32 octets, and what lies at ``facts_at``."""
+    def _prove_to_all(self, prover: Prover) -> None:
+        """Answer challenges: the proof's 32 octets, and what lies at ``facts_at``."""
         herald = self._herald
         assert herald is not None, "a challenge is the answer to a HERALD"
         length = len(prover.facts) + int(herald["length"][0])
         head = self._header_of(PROOF | self._acks.offer, PROOF_SIZE + length)
-        app = np.hstack([head, np.frombuffer(proof, np.uint8)[None, :]])
         lies_at, lengths = np.array([self._facts_at]), np.array([length])
-        self.send_udp(self._herald_port, app, lies_at, lengths)
-        self._tell("proof", poll=self.stats.polls)
+        for mac, proof in list(self._acks.proofs.items())[-1 - MOST_CLAIMANTS :]:
+            app = np.hstack([head, np.frombuffer(proof, np.uint8)[None, :]])
+            self._to_claimants([mac], app, lies_at, lengths)
+            self._tell("proof", poll=self.stats.polls)
+            if mac != self.peer_mac:
+                self._remember(mac)
+        self._acks.proofs.clear()
 
     def probes(self, count: int) -> None:
         if self.taken & AUTHENTICATION:
             self.announce()  # somebody may have told the server that our MAC is another
+            if self._last is not None:
+                others = [mac for mac in self._claimants if mac != self.peer_mac]
+                self._to_claimants(others, *self._last)
         super().probes(count)

@@ -49,9 +49,16 @@ FACTS_MAX: Final = 8 + sum(TEXTS)
 MOST_OFFERED: Final = 4
 #: IPv4, UDP, a header, a tag and a kernel dump header.
 LEAST_MTU: Final = 28 + HEADER_SIZE + TAG_SIZE + KDH_SIZE
+#: IPv4, UDP, a header, and what a proof has before its facts.
+_PROOF_HEADERS: Final = 28 + HEADER_SIZE + PROOF_SIZE
 _CHALLENGE: Final = struct.Struct(f">II{NONCE_SIZE}s{TAG_SIZE}s")
 _LENGTH: Final = struct.Struct(">Q")
 _MARKS: Final = 0xFFFF_FF00
+
+
+def proof_mtu(octets: int) -> int:
+    """The least MTU for a proof with so many octets of facts and path."""
+    return _PROOF_HEADERS + octets
 
 
 def is_challenge(payload: bytes) -> bool:
@@ -157,6 +164,11 @@ class Prover:
         self._client_ip = client_ip
         self._herald = b""
         self._seqno = 0
+
+    @property
+    def challenges(self) -> int:
+        """How many right ones there were, those of an earlier copy of the HERALD among them."""
+        return len(self._offered)
 
     def heralded(self, header: bytes, path: bytes) -> None:
         """The HERALD, as it goes out."""

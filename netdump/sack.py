@@ -111,6 +111,11 @@ class Scoreboard:
         self._next = first  # all before it are known to be kept
         self._unsent = first
 
+    @property
+    def next(self) -> int:
+        """The first message that is not known to be kept, not modulo 2**32."""
+        return self._next
+
     def sent(self, seqnos: NDArray[np.int64] | Sequence[int]) -> None:
         """These were sent, in order, perhaps not for the first time."""
         if len(seqnos):

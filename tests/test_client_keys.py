@@ -294,6 +294,99 @@ def test_who_answers_arp_first_is_not_believed_for_that(rig: Rig) -> None:
     assert ended(play(impatient("netdump2"), without)) == ("ETIMEDOUT", Step.HERALD)
 
 
+def _said_by(mac: bytes, frame: bytes) -> bytes:
+    """The same, as if another host had sent it."""
+    return frame[:6] + mac + frame[12:]
+
+
+def _is_challenge(frame: bytes) -> bool:
+    return frame[42:45] == b"NDC"
+
+
+class Echo(Segment):
+    """A stranger says again what the server has said, from a MAC of his own."""
+
+    def __init__(
+        self, rig: Rig, mac: bytes, again: Callable[[bytes], bool], lost: Callable[[bytes], bool]
+    ) -> None:
+        """``lost``: which of the server's frames the client does not hear itself."""
+        super().__init__(rig)
+        self.mac, self.again, self.lost = mac, again, lost
+
+    def answers(self, port: int, datagram: bytes) -> Iterator[bytes]:
+        for frame in super().answers(port, datagram):
+            if not self.lost(frame):
+                yield frame
+            if self.again(frame):
+                yield _said_by(self.mac, frame)
+
+
+@pytest.mark.parametrize("mac", [STRANGER_MAC, bytes.fromhex("0180c2000001"), bytes(6)])
+def test_a_challenge_said_again_by_a_stranger_does_not_take_the_proof(rig: Rig, mac: bytes) -> None:
+    segment = Echo(rig, mac, _is_challenge, lambda _: False)
+    done = dump(segment)
+    assert done.report.claims_success
+    assert done.report.stats.retransmissions == 0
+    assert segment.stored() == done.image
+    proofs = [sent.to_mac for sent in segment.sent if sent.aux2 >> 8 == 0x4E4450]
+    assert proofs == ([SERVER_MAC, mac] if mac == STRANGER_MAC else [SERVER_MAC])
+
+
+@pytest.mark.parametrize("nth", [0, 1, 5])
+def test_a_lost_ack_that_a_stranger_says_again_does_not_take_the_dump(rig: Rig, nth: int) -> None:
+    acks = iter(range(1000))
+    number = [-1]
+
+    def is_ack(frame: bytes) -> bool:
+        return frame[34:36] != HERALD_PORT.to_bytes(2, "big")
+
+    def lost(frame: bytes) -> bool:
+        number[0] = next(acks) if is_ack(frame) else -1
+        return number[0] == nth
+
+    segment = Echo(rig, STRANGER_MAC, lambda _: number[0] == nth, lost)
+    done = dump(segment)
+    assert done.report.claims_success
+    assert segment.stored() == done.image
+    astray = [sent for sent in segment.sent if sent.to_mac == STRANGER_MAC]
+    assert len(astray) <= 300, "a window, or less, until the server is heard again"
+    assert astray or nth, "else nothing was tried"
+
+
+def test_copies_of_all_acks_take_nothing(rig: Rig) -> None:
+    segment = Echo(rig, STRANGER_MAC, lambda frame: not _is_challenge(frame), lambda _: False)
+    done = dump(segment)
+    assert done.report.claims_success
+    assert done.report.stats.retransmissions == 0
+    assert {sent.to_mac for sent in segment.sent} == {SERVER_MAC}
+
+
+def test_who_has_been_challenged_rightly_has_the_right_key(rig: Rig) -> None:
+    """Then silence, and a forged challenge beside: the key is not what is wrong."""
+
+    class Mute(Segment):
+        def answers(self, port: int, datagram: bytes) -> Iterator[bytes]:
+            yield from (one for one in super().answers(port, datagram) if _is_challenge(one))
+
+    def attack(frame: bytes) -> list[bytes]:
+        return [] if frame[12:14] == b"\x08\x06" else _challenge(frame)
+
+    done = play(impatient("netdump2"), Mute(rig, attack), key=KEY)
+    assert ended(done) == ("ETIMEDOUT", Step.HERALD)
+
+
+@pytest.mark.parametrize(("mtu", "path", "fits"), [(580, 300, True), (580, 600, False)])
+def test_a_proof_is_one_message_with_its_path(rig: Rig, mtu: int, path: int, fits: bool) -> None:
+    segment = Segment(rig)
+    done = play(NETDUMP2, segment, key=KEY, mtu=mtu, path="x" * path)
+    assert max(map(len, segment.heard), default=0) <= 14 + mtu
+    if fits:
+        assert done.report.claims_success
+    else:
+        assert ended(done) == ("EMSGSIZE", Step.HERALD)
+        assert "with the path in it" in done.report.detail
+
+
 def test_a_quiet_server_is_told_again_whose_the_client_s_address_is(rig: Rig) -> None:
     """Somebody may have told it another MAC."""
     quiet = iter([False] * 90 + [True] * 40)

@@ -222,7 +222,9 @@ class Forger(DataForger):
 
 
 class Replayer:
-    """Has heard everything, also of a dump before this one, and says it again."""
+    """Has heard everything, also of a dump before this one, and says it again: word for word, and
+    to the client once more from a MAC of its own.
+    """
 
     def __init__(self) -> None:
         self._recorded: dict[Direction, list[bytes]] = {"to-server": [], "to-client": []}
@@ -261,6 +263,9 @@ class Replayer:
             moved = (kinds != CODE["arp"]) & (kinds != CODE["herald"])
             mine = earlier.take(moved)
             parts.append(to_ports(mine, column, np.full(len(mine), self._port)))
+        if direction == "to-client":
+            latest = self._recorded[direction][-REPEATS:]
+            parts.append(Frames.of([one[:6] + MAC + one[12:] for one in latest]))
         return Frames.concat(parts)
 
 
