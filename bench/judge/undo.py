@@ -30,10 +30,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from numpy.typing import NDArray
 
 from bench.judge.compare import Comparison, Expected, Stored, compare
-from netdump.compress import Compression, Decompressor
+from netdump.compress import Compression
 from netdump.dumpon import KernelCrypto, opened
-from netdump.ekcd import AES_BLOCK, parse_key_block
+from netdump.ekcd import AES_BLOCK, Stream, parse_key_block
 from netdump.errors import MalformedKey, MalformedStream
+from netdump.inbound import restored
 from netdump.outbound import Outbound
 from server.verify import beside
 
@@ -138,16 +139,9 @@ def _with_blocks(lost: list[tuple[int, int]], length: int, block: int) -> list[t
 def _undone(stored: Stored, end: int, path: Path, coding: Coding) -> Iterator[bytes]:
     """The octets of memory that the file's first ``end`` stand for. Raises MalformedKey or
     MalformedStream behind the last of them."""
+    stream = None if coding.crypto is None else _opened(path, coding.private)
     pieces = _read(stored, end - end % coding.block)
-    if coding.crypto is not None:
-        pieces = _decrypted(pieces, path, coding.private)
-    if coding.compression is None:
-        yield from pieces
-        return
-    reading = Decompressor(coding.compression)
-    for piece in pieces:
-        yield from reading.update(piece)
-    reading.finish()
+    yield from restored(pieces, stream, coding.compression)
 
 
 def _read(stored: Stored, end: int) -> Iterator[bytes]:
@@ -155,13 +149,11 @@ def _read(stored: Stored, end: int) -> Iterator[bytes]:
         yield stored.read(at, min(at + _PIECE, end)).tobytes()
 
 
-def _decrypted(pieces: Iterator[bytes], path: Path, private: RSAPrivateKey) -> Iterator[bytes]:
+def _opened(path: Path, private: RSAPrivateKey) -> Stream:
     key = beside(path, "key")
     if key is None or not key.is_file():
         raise MalformedKey(f"no key file lies beside {path.name}")
-    stream = opened(parse_key_block(key.read_bytes()), private)
-    for piece in pieces:
-        yield stream.update(piece)
+    return opened(parse_key_block(key.read_bytes()), private)
 
 
 def _write(file: IO[bytes], octets: bytes) -> None:
