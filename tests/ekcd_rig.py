@@ -7,6 +7,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from netdump.dumpon import DRAWN, KernelCrypto, configure, load_private
 from netdump.ekcd import Encryption
 
@@ -23,7 +25,8 @@ def crypto(encryption: Encryption) -> KernelCrypto:
 
 def program(*argv: str, given: bytes = b"") -> bytes:
     """What a program prints, which the tests need."""
-    assert shutil.which(argv[0]), f"no {argv[0]}: scripts/debian-packages test"
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"no {argv[0]}; cure: scripts/debian-packages test")
     return subprocess.run(argv, input=given, capture_output=True, check=True).stdout
 
 
