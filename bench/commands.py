@@ -149,7 +149,7 @@ def _restart_as_namespace_root(words: list[str]) -> None:
         os.execvp(command[0], command)
 
 
-# --- needs, list, parts, schema, doctor, serve and verify -----------------------------------------
+# --- needs, list, parts, schema, doctor, serve, verify, decrypt -----------------------------------
 
 
 def _needs(arguments: argparse.Namespace, _words: list[str]) -> int:
@@ -265,6 +265,21 @@ def _verify(arguments: argparse.Namespace, _words: list[str]) -> int:
     return status
 
 
+def _decrypt(arguments: argparse.Namespace, _words: list[str]) -> int:
+    from bench.decrypt import decrypt
+
+    line = decrypt(
+        arguments.dump,
+        arguments.out,
+        arguments.private_key,
+        arguments.key,
+        keep_compressed=arguments.keep_compressed,
+    )
+    with printing():
+        print(line)
+    return 0
+
+
 #: What plays a command: its arguments and the words of the command line in, the exit status out.
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace, list[str]], int]]] = {
     "run": _run,
@@ -277,4 +292,5 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace, list[str]], int]]] = {
     "schema": _schema,
     "serve": _serve,
     "verify": _verify,
+    "decrypt": _decrypt,
 }

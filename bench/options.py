@@ -119,6 +119,25 @@ def parser() -> Parser:
     verify = commands.add_parser("verify", help="is a stored dump still what its manifest says?")
     server_cli.add_verify_arguments(verify)
     verify.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+    undo = commands.add_parser("decrypt", help="an encrypted dump, as memory was")
+    undo.add_argument("dump", type=_path, metavar="DUMP", help="vmcore_encrypted.HOST.N")
+    undo.add_argument("out", type=_path, metavar="OUT", help="what is made: it must not be there")
+    undo.add_argument(
+        "--private-key",
+        type=_path,
+        required=True,
+        metavar="PEM",
+        help="RSA, without a passphrase; dumpon(8) had its public key",
+    )
+    undo.add_argument(
+        "--key", type=_path, metavar="FILE", help="key.HOST.N, if it is not beside DUMP"
+    )
+    undo.add_argument(
+        "--keep-compressed",
+        action="store_true",
+        help="don't decompress what ends with .gz or .zst",
+    )
     return whole
 
 

@@ -275,7 +275,7 @@ def _run(
                 expected = story.expected()
                 speaks = "stock" if stage.server is None else stage.server.protocol
                 watch = WITNESSES[speaks](CLIENT_MAC, HOST_MAC)
-                disk = LiveDisk(stage.places, watch, expected)
+                disk = LiveDisk(stage.places, watch, story.sent(expected))
                 told = story.dump(struck)
             except QemuGone:
                 if story.emulator is not None:
@@ -430,7 +430,7 @@ def _page_count(pages: set[int]) -> str:
 
 def _notes(told: Told, watch: Witness, seen: Evidence) -> list[str]:
     notes: list[str] = []
-    if seen.comparison is not None and seen.claims_success:
+    if seen.comparison is not None and seen.claims_success and seen.holes_are_frames:
         notes += [
             f"The hole at {hole.start:#x}: {watch.history(hole.start)}; the client moved on."
             for hole in seen.comparison.holes[:2]

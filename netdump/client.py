@@ -7,15 +7,16 @@ errno. There is no abort message in the protocol: a client that gives up just go
 that gives up can say so to a client that has a key (``nak.py``).
 
 The order differs by version: since FreeBSD 12 the header comes last, since its length is known only
-then; the 2010 patch made the write at offset 0 the header, and let the disk format's trailing copy
-through as the last data ("footer").
+then, and an encrypted dump's key block before the data (``ekcd.py``); the 2010 patch made the write
+at offset 0 the header, and let the disk format's trailing copy through as the last data ("footer").
 
 What a caller learns is ``Report``. Stock netdump returns success even when FINISHED, or the last
 flush before it, was never acknowledged (netdump_client.c, the ``virtual == NULL`` case):
 ``Profile.reports_unfinished`` is that column.
 
-All memory the client uses (a 64 KiB buffer, the image's header page, the table of a sliding window)
-is taken from the panic arena when it is made, at boot. It reads no clock: it counts polls.
+All memory the client uses (a 64 KiB buffer, the image's header page, the table of a sliding window,
+the ring of a dump that is compressed or encrypted) is taken from the panic arena when it is made,
+at boot. It reads no clock: it counts polls.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from numpy.typing import NDArray
 from netdump.contracts import DebugnetMethods, Mbufs, Memory
 from netdump.digest import Hasher
 from netdump.dumper import MAX_IO_SIZE, DumperInfo, DumpImage, DumpRefused, Piece
-from netdump.errors import BadChallenge, SendFailed
+from netdump.dumpon import KernelCrypto
+from netdump.errors import BadChallenge, LocalError, SendFailed
 from netdump.flight import memory_for
 from netdump.kdh import KernelDumpHeader
 from netdump.keys import CLIENT_NONCE_SIZE
@@ -40,7 +42,9 @@ from netdump.link import DebugnetLink
 from netdump.messages import HERALD_PATH_MAX, MessageType
 from netdump.offer import AUTHENTICATION, DIGEST
 from netdump.opening import LEAST_MTU, Facts, Prover, proof_mtu
+from netdump.outbound import Outbound, check_together
 from netdump.profiles import Profile
+from netdump.ring import RING_SIZE, fragments
 from netdump.sliding import SlidingWindow
 from netdump.udplink import LinkConfig, LinkStats, Tell
 from netdump.window import StopAndWait, fragment, in_whole_messages
@@ -51,6 +55,7 @@ class Step(Enum):
 
     RESOLVE = "find the server's MAC"
     HERALD = "herald the dump"
+    KEY = "send the key block"
     DATA = "send memory"
     HEADER = "send the kernel dump header"
     FINISH = "close the dump"
@@ -58,9 +63,10 @@ class Step(Enum):
     FAILED = "failed"
 
 
-#: The order of the steps, by ``Profile.header``; a step that fails leads to FAILED.
+#: The order of the steps, by ``Profile.header``; a step that fails leads to FAILED. KEY is taken by
+#: who encrypts. Header and key come in the order of FreeBSD 14.
 STEPS: Final[dict[str, tuple[Step, ...]]] = {
-    "last": (Step.RESOLVE, Step.HERALD, Step.DATA, Step.HEADER, Step.FINISH),
+    "last": (Step.RESOLVE, Step.HERALD, Step.KEY, Step.DATA, Step.HEADER, Step.FINISH),
     "first": (Step.RESOLVE, Step.HERALD, Step.HEADER, Step.DATA, Step.FINISH),
 }
 
@@ -74,7 +80,8 @@ _CONNECTING: Final = (Step.RESOLVE, Step.HERALD)
 @dataclass(frozen=True, slots=True)
 class DumpRequest:
     """What dumpon(8) and the panic say. ``draw`` is 32 bits of the machine's entropy, ``nonce`` 64
-    more; ``key`` is what client and server share, 32 octets, if they do.
+    more; ``key`` is what client and server share, 32 octets, if they do. ``crypto``: with what the
+    dump is encrypted, of a profile that does.
     """
 
     link: LinkConfig
@@ -83,6 +90,7 @@ class DumpRequest:
     draw: int = 0
     nonce: bytes = bytes(CLIENT_NONCE_SIZE)
     key: bytes | None = field(default=None, repr=False)
+    crypto: KernelCrypto | None = None
 
 
 @dataclass(slots=True)
@@ -123,7 +131,14 @@ class NetdumpClient:
     """One dump. Make it at boot (it reserves memory), ``dump`` once, in the panic."""
 
     def __init__(self, profile: Profile, memory: Memory, image: DumpImage) -> None:
-        """``image``: what is to be dumped of ``memory``."""
+        """``image``: what is to be dumped of ``memory``.
+
+        Raises DumpRefused, as dumpon would, if the profile can't be.
+        """
+        check_together(profile.compression, profile.encryption)
+        if profile.transforms and (profile.header == "first" or profile.footer):
+            why = "a dump that is compressed or encrypted has its header last, and no footer"
+            raise DumpRefused(errno.EOPNOTSUPP, why)
         self.profile = profile
         self.image = image
         self._memory = memory
@@ -133,6 +148,7 @@ class NetdumpClient:
             size = memory_for(profile.window_frames)
             at = memory.reserve(size, 8)
             self._window_memory = memory.buffer[at : at + size]
+            self._ring_at = memory.reserve(RING_SIZE, 8) if profile.transforms else 0
 
     def dump(
         self,
@@ -144,6 +160,10 @@ class NetdumpClient:
     ) -> Report:
         """Send the whole image; never raises for what the peer or the network did."""
         # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
+        if (request.crypto and request.crypto.encryption) != self.profile.encryption:
+            raise LocalError(
+                f"encryption: {self.profile.encryption}, and the key for it go together"
+            )
         first = 1 if self.profile.first_seqno == "one" else 2 + request.draw % (2**31)
         prover = self._prover(request)
         link = DebugnetLink(
@@ -163,6 +183,8 @@ class NetdumpClient:
         step = Step.RESOLVE
         try:
             for step in STEPS[self.profile.header]:
+                if step is Step.KEY and request.crypto is None:
+                    continue
                 tell("step", step=step.value, poll=link.stats.polls)
                 session.ACTIONS[step](session)
             report.claims_success = True
@@ -218,6 +240,8 @@ class _Session:
             self._window = SlidingWindow(link, profile, memory, first_seqno + 1)
         self._used = 0  # of the buffer, by small messages
         self._hasher = Hasher()
+        self._crypto = None if request.crypto is None else request.crypto.next()
+        self._outbound: Outbound | None = None
         self._info = DumperInfo(
             unlimited=not profile.unlimited_is_size_zero,
             size_zero_is_unlimited=profile.unlimited_is_size_zero,
@@ -279,7 +303,14 @@ class _Session:
             size = self._link.payload_size
             self._window.send(kind, [fragment(offset, at, len(payload), size)])
 
+    def key(self) -> None:
+        """The key block, in as many messages as it takes."""
+        assert self._crypto is not None, "else there is no such step"
+        self._send(MessageType.EKCD_KEY, 0, self._crypto.block.pack())
+
     def data(self) -> None:
+        if self._profile.transforms:
+            self._outbound = Outbound(self._profile.compression, self._crypto, self._digest)
         if self._window is None:
             self._flush_by_flush()
         else:
@@ -288,19 +319,33 @@ class _Session:
             self._send(MessageType.VMCORE, self._client.image.length, self._header())
 
     def _slide(self, window: SlidingWindow) -> None:
-        """Straight from memory: nothing that is dumped changes while it is in flight."""
+        """Straight from memory: nothing that is dumped changes while it is in flight. What is not
+        as memory has it goes by the ring."""
         size = self._link.payload_size
-        pieces = in_whole_messages(self._pieces(), size)
-        tables = (fragment(p.offset, p.address, p.length, size) for p in pieces)
+        if self._outbound is not None:
+            octets, memory = self._outbound.octets(self._views()), self._memory.buffer
+            ring_at = self._client._ring_at
+            tables = fragments(octets, memory, ring_at, size, lambda: window.kept)
+        else:
+            pieces = in_whole_messages(self._pieces(), size)
+            tables = (fragment(p.offset, p.address, p.length, size) for p in pieces)
         window.send(MessageType.VMCORE, tables)
 
-    def _pieces(self) -> Iterator[Piece]:
-        """What is dumped, in order; digested, if the server wants that, before it is sent."""
-        digests = bool(self._link.taken & DIGEST)
+    def _views(self) -> Iterator[memoryview]:
+        """What is dumped, in order."""
         for piece in self._client.image.pieces(self._info):
-            if digests:
-                self._hasher.update(_bytes_of(self._memory.buffer, piece).data)
+            yield _bytes_of(self._memory.buffer, piece).data
+
+    def _pieces(self) -> Iterator[Piece]:
+        """The same, digested before it is sent."""
+        for piece in self._client.image.pieces(self._info):
+            self._digest(_bytes_of(self._memory.buffer, piece).data)
             yield piece
+
+    def _digest(self, octets: memoryview) -> None:
+        """They are the next of the dump as it will be stored."""
+        if self._link.taken & DIGEST:
+            self._hasher.update(octets)
 
     def _flush_by_flush(self) -> None:
         """netdump_dumper: pieces gather in the 64 KiB buffer, which goes out when it is full."""
@@ -310,20 +355,32 @@ class _Session:
     def _buffered(self) -> Iterator[tuple[int, int]]:
         start = fill = 0
         memory = self._memory.buffer
-        for piece in self._pieces():
-            if fill and (fill + piece.length > MAX_IO_SIZE or start + fill != piece.offset):
+        for offset, octets in self._written():
+            if fill and (fill + len(octets) > MAX_IO_SIZE or start + fill != offset):
                 yield start, fill
                 fill = 0
             if not fill:
-                start = piece.offset
+                start = offset
             at = self._buffer_at + fill
-            memory[at : at + piece.length] = _bytes_of(memory, piece)
-            fill += piece.length
+            memory[at : at + len(octets)] = octets
+            fill += len(octets)
         if fill:
             yield start, fill
 
+    def _written(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """What the dump core writes: offsets, and up to 64 KiB each."""
+        if self._outbound is None:
+            for piece in self._pieces():
+                yield piece.offset, _bytes_of(self._memory.buffer, piece)
+            return
+        offset = 0
+        for octets in self._outbound.octets(self._views()):
+            yield offset, np.frombuffer(octets, np.uint8)
+            offset += len(octets)
+
     def _header(self) -> bytes:
-        return self._request.header.pack()
+        plain = self._request.header
+        return (plain if self._outbound is None else self._outbound.header(plain)).pack()
 
     def header(self) -> None:
         self._send(MessageType.KDH, 0, self._header())
@@ -335,6 +392,7 @@ class _Session:
     ACTIONS: Final[dict[Step, Callable[[_Session], None]]] = {
         Step.RESOLVE: resolve,
         Step.HERALD: herald,
+        Step.KEY: key,
         Step.DATA: data,
         Step.HEADER: header,
         Step.FINISH: finish,

@@ -36,7 +36,9 @@ class DumpRefused(LocalError):
     reason = "dump-refused"
 
     def __init__(self, code: int, why: str) -> None:
-        super().__init__(f"{errno.errorcode[code]}: {why}")
+        # Python calls this one by its other name.
+        name = "EOPNOTSUPP" if code == errno.EOPNOTSUPP else errno.errorcode[code]
+        super().__init__(f"{name}: {why}")
         self.errno = code
 
 

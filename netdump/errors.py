@@ -167,6 +167,48 @@ class KdhParity(MalformedHeader):
     reason = "kdh-parity"
 
 
+class MalformedKey(PeerError):
+    """The key block of an encrypted dump (EKCD) that can't be used."""
+
+    reason = "malformed-key"
+
+
+class EkcdLength(MalformedKey):
+    """Not a whole block."""
+
+    reason = "key-length"
+
+
+class EkcdCipher(MalformedKey):
+    """A cipher that is not known."""
+
+    reason = "key-cipher"
+
+
+class EkcdKeySize(MalformedKey):
+    """An encrypted key of no octets, or of more than there can be."""
+
+    reason = "key-size"
+
+
+class EkcdPadding(MalformedKey):
+    """It goes on behind its encrypted key."""
+
+    reason = "key-padding"
+
+
+class EkcdWrongKey(MalformedKey):
+    """The private key does not open it."""
+
+    reason = "key-wrong"
+
+
+class MalformedStream(PeerError):
+    """Compressed octets that can't be decompressed."""
+
+    reason = "malformed-stream"
+
+
 class MalformedArp(PeerError):
     """An ARP packet that is not one of Ethernet and IPv4."""
 

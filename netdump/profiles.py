@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from netdump.arp import HARDWARE_ETHERNET, HARDWARE_LAX
+from netdump.compress import Compression
+from netdump.ekcd import Encryption
 from netdump.inet import Checks
 from netdump.offer import CRC32C, DIGEST, SELECTIVE_ACKS
 
@@ -75,6 +77,15 @@ class Profile:
     """Whatever kept the client from its server reaches the caller as EINVAL (netdump_start)."""
     reports_unfinished: bool
     """A FINISHED that nobody acknowledged reaches the caller as an error."""
+    compression: Compression | None = None
+    """dumpon's -z or -Z (``compress.py``)."""
+    encryption: Encryption | None = None
+    """dumpon's -k and -C (``ekcd.py``)."""
+
+    @property
+    def transforms(self) -> bool:
+        """What is sent is not what memory holds."""
+        return self.compression is not None or self.encryption is not None
 
     @property
     def offer(self) -> int:

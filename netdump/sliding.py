@@ -75,13 +75,22 @@ class SlidingWindow:
         """The next message's."""
         return self._flight.next_seqno
 
+    @property
+    def kept(self) -> int | None:
+        """All before that offset is acknowledged; None: all that was taken of what is sent."""
+        return None if self._flight.empty else self._flight.first_offset
+
     def knows(self, round_trip: int | None) -> None:
         """Of a message that was sent before, in ticks; None: it is not known."""
         if round_trip is not None:
             self._rate.knows(round_trip)
 
     def send(self, kind: MessageType, pieces: Iterable[NDArray[np.void]]) -> None:
-        """Send all fragments, keeping the window full; ``SendFailed`` with ETIMEDOUT."""
+        """Send all fragments, keeping the window full; ``SendFailed`` with ETIMEDOUT.
+
+        An empty table says that there are none now, and more when some are acknowledged: it may
+        come only while some are not.
+        """
         link, profile, flight, rate = self._link, self._profile, self._flight, self._rate
         source = iter(pieces)
         quiet = rounds = 0

@@ -36,10 +36,10 @@ def verify(dump: str, manifest: str | None = None) -> tuple[int, str]:
     shown = escape(dump)
     try:
         path = Path(dump).resolve(strict=True)
-        beside = _beside(path) if manifest is None else Path(manifest)
-        if beside is None:
+        beside_it = beside(path, "manifest") if manifest is None else Path(manifest)
+        if beside_it is None:
             return UNVERIFIED, f"unverified {shown}: its name is no dump's, so name its manifest"
-        told = _read(beside)
+        told = _read(beside_it)
         length, value = told["length"], told["digest"] and told["digest"]["value"]
         if told["digest"] and told["digest"]["algorithm"] != NAME:
             return UNVERIFIED, f"unverified {shown}: its digest is not a {NAME}"
@@ -64,9 +64,10 @@ def verify(dump: str, manifest: str | None = None) -> tuple[int, str]:
     return OK, f"ok {shown}: {length} bytes, {NAME} {found}"
 
 
-def _beside(dump: Path) -> Path | None:
+def beside(dump: Path, kind: str) -> Path | None:
+    """Where the dump's ``manifest`` or ``key`` lies; None if the dump's name is none."""
     match = _DUMP.fullmatch(dump.name)
-    return dump.with_name(f"manifest.{match[1]}") if match else None
+    return dump.with_name(f"{kind}.{match[1]}") if match else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from guest.synthetic.load import checksum
 from netdump.client import DumpRequest, NetdumpClient, Report, Step
 from netdump.contracts import Event, TxBatch
 from netdump.dumper import DumpImage
+from netdump.dumpon import KernelCrypto
 from netdump.kdh import KernelDumpHeader
 from netdump.link import LinkConfig
 from netdump.profiles import PROFILES, Profile
@@ -285,10 +286,12 @@ def play(
     nic_of: type[FakeNic] = FakeNic,
     key: bytes | None = None,
     nonce: bytes = bytes(range(8)),
+    crypto: KernelCrypto | None = None,
+    memory_size: int = MEMORY,
 ) -> Played:
     """One dump, from boot to report."""
-    memory = PhysicalMemory(MEMORY, 2 << 20)
-    fill(memory.buffer[:MEMORY], seed=7, zero_pages=False)
+    memory = PhysicalMemory(memory_size, 2 << 20)
+    fill(memory.buffer[:memory_size], seed=7, zero_pages=False)
     pool = pool or Pool()
     # A stock client overwrites its 64 KiB buffer once it believes all of it acknowledged: a late
     # read finds other bytes there. That is its own defect, and another test's.
@@ -307,7 +310,7 @@ def play(
     client = NetdumpClient(profile, memory, DumpImage(memory, segments))
     image = client.image.header
     image += b"".join(memory.buffer[at : at + size].tobytes() for at, size in segments)
-    before = memory.buffer[:MEMORY].copy()
+    before = memory.buffer[:memory_size].copy()
     delays: list[int] = []
     told = Told()
     request = DumpRequest(
@@ -317,10 +320,13 @@ def play(
         draw,
         nonce,
         key,
+        crypto,
     )
     report = client.dump(request, nic, pool, delays.append, told)
     nic.settle()
-    assert np.array_equal(before, memory.buffer[:MEMORY]), "memory that is dumped is left alone"
+    assert np.array_equal(before, memory.buffer[:memory_size]), (
+        "memory that is dumped is left alone"
+    )
     return Played(report, peer, nic, pool, image, sum(delays), told.events)
 
 

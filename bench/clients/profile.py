@@ -47,6 +47,10 @@ class ProfileOptions(Table):
     """Shared with the server: it proves that it has it, and each message has a tag."""
     key_is_required: StrictBool | None = None
     """With a key it dumps to no server that does not show that it has it, too."""
+    encryption: Literal["aes-256-cbc", "chacha20"] | None = None
+    """The dump is encrypted, for a key pair of the bench's; its header goes last."""
+    compression: Literal["gzip", "zstd"] | None = None
+    """The dump is compressed, before it is encrypted; not with aes-256-cbc."""
     path: Annotated[str, written.PATH] | None = None
     """Below the server's folder: where the dump is to go."""
 
@@ -78,11 +82,25 @@ def profile_of(case: ResolvedCase) -> Profile:
         row = replace(row, dump_digest=wanted.dump_digest)
     if wanted.key_is_required is not None:
         row = replace(row, key_is_required=wanted.key_is_required)
+    if wanted.encryption is not None:
+        row = replace(row, encryption=wanted.encryption)
+    if wanted.compression is not None:
+        row = replace(row, compression=wanted.compression)
     return row
 
 
 def _before_path(case: ResolvedCase) -> int:
     return _HEADERS + (_PROOF if _of(case).key is not None else 0)
+
+
+def _needs_header_last(name: str) -> Callable[[ResolvedCase], bool]:
+    """Does a case want what is sent by clients alone whose header goes last, and nowhere else?"""
+
+    def asked(case: ResolvedCase) -> bool:
+        row = profile_of(case)
+        return getattr(_of(case), name) is not None and (row.header == "first" or row.footer)
+
+    return asked
 
 
 def _is_asked_in_vain(name: str) -> Callable[[ResolvedCase], bool]:
@@ -123,13 +141,22 @@ PROFILE: Final = ClientKind(
             (("client", name), _is_asked_in_vain(name), "is offered with selective acks only")
             for name in ("message_crc", "dump_digest")
         ),
+        (
+            ("client", "compression"),
+            lambda c: bool(_of(c).compression) and _of(c).encryption == "aes-256-cbc",
+            "aes-256-cbc can't encrypt a compressed dump (EOPNOTSUPP), chacha20 can",
+        ),
+        *(
+            (("client", name), _needs_header_last(name), "needs the header last, and no footer")
+            for name in ("encryption", "compression")
+        ),
     ),
     profile=profile_of,
     profiles=True,
     asks=frozenset(
         {
             *("header", "footer", "selective_acks", "message_crc", "dump_digest"),
-            *("key", "key_is_required", "path"),
+            *("key", "key_is_required", "path", "encryption", "compression"),
         }
     ),
     tunes=frozenset({"polls", "retries", "window"}),

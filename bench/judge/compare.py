@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,8 @@ class Comparison:
 class Expected(Protocol):
     """What a stored dump is held against."""
 
-    length: int
+    @property
+    def length(self) -> int: ...
 
     def read(self, start: int, end: int) -> NDArray[np.uint8]:
         """Bytes [start, end) of the dump; fewer where it ends before. Not to be written to."""
@@ -121,8 +122,9 @@ class Stored:
     follows is no part of the dump.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, file: Path | IO[bytes]) -> None:
+        """``file``: its name, or itself, open and not buffered."""
+        self._file = file.open("rb", buffering=0) if isinstance(file, Path) else file
         self.length = os.fstat(self._file.fileno()).st_size
 
     def read(self, start: int, end: int) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from bench.judge import contents
 from bench.judge.compare import Expected, PartlyKnown, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
+from bench.judge.undo import compare_undone
 from bench.judge.witness import Witness
 from bench.servers import CannotCount, DumpServer, ServerProtocol
 from bench.servers.names import files_in
@@ -253,6 +254,12 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     keeps = server.protocol != "netdump2" or not seen.is_final
     if keeps and told.footer and behind == told.footer:
         seen.stored.length = end
+    if told.coding is not None and told.sent is not None:
+        seen.holes_are_frames = told.coding.keeps_places
+        seen.comparison, seen.not_undone = compare_undone(
+            seen.expected, told.sent, seen.stored, latest.path, told.coding
+        )
+        return
     known = seen.expected
     if told.unknown:
         known = PartlyKnown(known, seen.stored, told.unknown)

@@ -70,6 +70,10 @@ class Evidence:
     is_final: bool = False
     """It carries its final name: the server calls it complete."""
     comparison: Comparison | None = None
+    not_undone: str = ""
+    """Why it could not be decrypted and decompressed to its end, of a dump that has to be."""
+    holes_are_frames: bool = True
+    """Where it has a hole no frame's payload is, octet for octet."""
     live_looks: int = 0
     """Acknowledged frames that were looked for on the disk while the dump ran."""
     live_missing: int = 0
@@ -103,13 +107,16 @@ class Evidence:
     @property
     def complete(self) -> bool:
         """A final dump, equal to memory."""
-        return self.is_final and self.comparison is not None and self.comparison.equal
+        found = self.comparison
+        return self.is_final and found is not None and found.equal and not self.not_undone
 
 
 def bytes_equal(seen: Evidence) -> Ruling:
     found = seen.comparison
     if found is None:
         return not_applicable("nothing was stored")
+    if seen.not_undone and seen.is_final:
+        return broken(_not_undone(seen.not_undone, found))
     if found.equal:
         return not_ruled_on(seen.in_pieces) if seen.unknown else HELD
     if not seen.is_final and found.only_holes and found.stored_length <= found.expected_length:
@@ -121,6 +128,12 @@ def bytes_equal(seen: Evidence) -> Ruling:
     parts = [f"{holes} bytes are holes"] * bool(holes) + [f"{wrong} bytes differ"] * bool(wrong)
     first = found.ranges[0]
     return broken(f"{' and '.join(parts)}, the first at offset {first.start:#x}")
+
+
+def _not_undone(why: str, found: Comparison) -> str:
+    whole = "all of it came out before that, and is right"
+    where = f"right up to offset {found.ranges[0].start:#x}" if found.ranges else whole
+    return f"the dump can't be undone: {why}; {where}"
 
 
 def no_false_success(seen: Evidence) -> Ruling:

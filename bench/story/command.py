@@ -100,6 +100,9 @@ class CommandStory:
         """It has no ordinary life."""
         return "before its client was started"
 
+    def sent(self, expected: Expected) -> Expected:
+        return expected
+
     def expected(self) -> Expected:
         """While it runs, what it acknowledged is held against what it sent."""
         return self._sent

@@ -18,6 +18,7 @@ from guest.kernel.memory import PhysicalMemory
 from netdump.client import DumpRequest, NetdumpClient
 from netdump.contracts import Event, TxBatch
 from netdump.dumper import DumpImage
+from netdump.dumpon import KernelCrypto
 from netdump.kdh import KernelDumpHeader
 from netdump.profiles import Profile
 from netdump.udplink import LinkConfig
@@ -82,6 +83,7 @@ def dump_before(
     profile: Profile,
     link: LinkConfig,
     key: bytes | None,
+    crypto: KernelCrypto | None,
     seed: int,
     delay_us: Callable[[int], None],
 ) -> Recorded:
@@ -97,6 +99,7 @@ def dump_before(
         draw=int.from_bytes(draw[:4], "big"),
         nonce=draw[4:],
         key=key,
+        crypto=crypto,
     )
     report = NetdumpClient(profile, memory, image).dump(
         request, nic, _Enough(), delay_us, lambda *_what, **_evidence: None

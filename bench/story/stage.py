@@ -33,6 +33,7 @@ from bench.scenario.schema import ResolvedCase
 from bench.servers import DumpServer
 from bench.servers.simhost.config import HostConfig
 from bench.servers.simhost.host import SimHost
+from bench.story.dumpkey import configured
 from bench.story.earlier import dump_before
 from bench.story.outage import Outage
 from bench.tiers import ROWS, Row
@@ -194,6 +195,7 @@ def _dump_before(stage: Stage, case: ResolvedCase, seed: int) -> None:
         profile,
         link,
         None if key is None else bytes.fromhex(key),
+        configured(profile.encryption, seed, "an earlier dump"),
         seed,
         delay_us,
     )

@@ -28,8 +28,10 @@ from bench.board import Board, BoardNic, MachineLost, OutOfTime
 from bench.drivers.errors import DriverCrashed
 from bench.foreign import ClientCrashed, dump_of, made
 from bench.judge.compare import Expected, Image
+from bench.judge.undo import Coding, Made
 from bench.scenario.schema import ResolvedCase
 from bench.story.doom import Doom
+from bench.story.dumpkey import PEM, configured, private_key
 from bench.story.flips import FlippingBuffer, FlippingNic, flip_memory
 from bench.story.stage import Stage, link_config
 from bench.wire.contracts import Wire
@@ -98,6 +100,8 @@ class Told:
     """What the dump must be, where that is known only now; None: as it was before."""
     sent: Expected | None = None
     """What the client sent, as a witness saw it, where that need not be what memory held."""
+    coding: Coding | None = None
+    """How the dump is stored, where that is not as memory has it; ``sent`` is what it makes."""
     never_sent: list[tuple[int, int]] = field(default_factory=list)
     """[start, end) of the dump that the client never sent: there it is incomplete by itself."""
     unknown: int = 0
@@ -122,7 +126,11 @@ class AnyStory(Protocol):
     def live(self) -> str: ...
 
     def expected(self) -> Expected:
-        """What its frames are held against while the dump runs; known when it has lived."""
+        """What the dump must be; known when it has lived."""
+        ...
+
+    def sent(self, expected: Expected) -> Expected:
+        """What its frames are held against while the dump runs."""
         ...
 
     def dump(self, struck: str) -> Told: ...
@@ -157,7 +165,19 @@ class Story(ABC):
             f"the profile of the client {case.client_part.kind.name}", profile, case
         )
         self._notes: list[str] = []
+        self._coding = self._coding_of()
+        self._made: Made | None = None
         self._nic_wrote: list[tuple[int, int]] | None = None
+
+    def _coding_of(self) -> Coding | None:
+        """Of a client that encrypts or compresses; dumpon configures it at boot."""
+        options = self._case.client_part.options
+        compression = getattr(options, "compression", None)
+        encryption = getattr(options, "encryption", None)
+        crypto = configured(encryption, self._seed, self._case.name)
+        if compression is None and crypto is None:
+            return None
+        return Coding(compression, crypto and crypto.next(), private_key(), self._stage.folder)
 
     @abstractmethod
     def boot(self) -> None:
@@ -210,6 +230,8 @@ class Story(ABC):
             self.emulator.release_ram()
         if hasattr(self, "machine"):  # a guest that never panicked left none
             self.machine.release()
+        if self._made is not None:
+            self._made.close()
 
     # -- the panic and after -----------------------------------------------------------------
 
@@ -224,12 +246,19 @@ class Story(ABC):
         where = self._case.client_part.kind.kernel_header
         return Image([header] * (where == "first") + parts + [header] * (where == "last"))
 
+    def sent(self, expected: Expected) -> Expected:
+        if self._coding is None:
+            return expected
+        self._made = Made(expected, self._coding)
+        return self._made
+
     def dump(self, struck: str) -> Told:
         case, stage, machine = self._case, self._stage, self.machine
         told = Told(machine, self.client, Report(self._profile.name), death=self._death(struck))
         request = self._request()
         told.header = request.header.pack()
         told.footer = told.header if self._profile.footer else b""
+        told.coding, told.sent = self._coding, self._made
         began = stage.clock.now_ns()
         nic: DebugnetMethods = Takeover(self._driver, self._board, self._take_stock)
         if case.machine.flips == "buffer":
@@ -256,6 +285,8 @@ class Story(ABC):
         told.notes = self._notes
         if case.nic.driver is not None:
             told.notes.append(f"The driver is {case.nic.driver}.")
+        if self._coding is not None and self._coding.crypto is not None:
+            told.notes.append(f"It is encrypted for {PEM.name}, which everybody has.")
         return told
 
     def _take_stock(self, taken_over: bool) -> None:
@@ -305,6 +336,7 @@ class Story(ABC):
         case, stage = self._case, self._stage
         options = case.client_part.options
         key = getattr(options, "key", None)
+        encryption = getattr(options, "encryption", None)
         return DumpRequest(
             link=link_config(stage.server_ip, stage.gateway_ip),
             header=self._header(),
@@ -313,6 +345,7 @@ class Story(ABC):
             draw=zlib.crc32(f"{self._seed} {case.name}".encode()),
             nonce=blake2b(f"{self._seed} {case.name}".encode(), digest_size=8).digest(),
             key=None if key is None else bytes.fromhex(key),
+            crypto=configured(encryption, self._seed, case.name),
         )
 
 
