@@ -171,3 +171,11 @@ def test_a_broken_copy_of_a_message_is_not_played_again() -> None:
     assert witness(broken, right, wf.ack(5)).sample() == {5: right}
     assert witness(right, unsummed, wf.ack(5)).sample() == {5: unsummed}, "RFC 768: no checksum"
     assert witness(right, right[:-1], wf.ack(5)).sample() == {5: right}
+
+
+def test_a_copy_that_went_to_another_mac_is_not_played_again() -> None:
+    """To somebody who said that he is the server; the server's host takes none of it."""
+    right = wf.vmcore(5, 100)
+    astray = bytes.fromhex("02005e009966") + right[6:]
+    assert witness(right, astray, wf.ack(5)).sample() == {5: right}
+    assert witness(astray, right, wf.ack(5)).sample() == {5: right}

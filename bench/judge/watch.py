@@ -220,13 +220,14 @@ class NetdumpWatch:
         """Messages, by seqno, that the server has acknowledged: the first of the run and some of
         the last, HERALD, header and FINISHED among them. What a replay sends again.
 
-        Of the copies of a message one that a host takes: a NIC or a driver may have sent a broken
-        one, too, which no server is to answer.
+        Of the copies of a message one that the server's host takes: a NIC or a driver may have sent
+        a broken one, too, or the client one to somebody who said that he is the server.
         """
+        server_mac = self._to_client[6:].tobytes()
         acked = set(np.concatenate([_NO_SEQNOS, *self._acked]).tolist())
         found: dict[int, bytes] = {}
         for seqno, frame in (*self._head, *self._tail):
-            if seqno not in acked or not _is_whole(frame):
+            if seqno not in acked or frame[:6] != server_mac or not _is_whole(frame):
                 continue
             # Of a client that has a key the HERALD is answered by a challenge, its proof by an ack.
             if not (_is_proof(found.get(seqno, b"")) and not _is_proof(frame)):
