@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from netdump.contracts import FrameBlock
 from netdump.errors import BadAck, BadTag, MalformedMessage
-from netdump.inet import Received
+from netdump.inet import Received, is_host
 from netdump.messages import parse_acks
 from netdump.nak import is_nak, parse_nak
 from netdump.offer import AUTHENTICATION
@@ -72,7 +72,7 @@ class AckReader:
         """The answer that the latest challenge from each MAC wants; the link takes them."""
         self.answered_from: bytes | None = None
         """The MAC that the latest ack with a right tag came from, of those that brought ``next``
-        forward: a copy brings nothing. The link takes it."""
+        forward: a copy brings nothing. So it is the peer's."""
         self._prover = prover if self.offer else None
         if self._prover is not None:
             self.offer |= AUTHENTICATION
@@ -142,7 +142,7 @@ class AckReader:
         if not self.unproved:
             self._refuse("challenge-late", 1)
             return
-        if not _is_host(from_mac):
+        if not is_host(from_mac):
             self._refuse("challenge-mac", 1)
             return
         try:
@@ -184,7 +184,7 @@ class AckReader:
                 return None
             self._learn(port)
             self.taken = sack.taken
-        if self._prover is not None and self._scoreboard.next > before and _is_host(from_mac):
+        if self._prover is not None and self._scoreboard.next > before and is_host(from_mac):
             self.answered_from = from_mac
         self.selective += 1
         return seqnos
@@ -211,8 +211,3 @@ class AckReader:
     def _learn(self, port: int) -> None:
         self.server_port = port
         self._learned_port(port)
-
-
-def _is_host(mac: bytes) -> bool:
-    """Could it be one host's: neither zeros nor a group's?"""
-    return any(mac) and not mac[0] & 1

@@ -159,11 +159,11 @@ class NetdumpClient:
         tell: Tell,
     ) -> Report:
         """Send the whole image; never raises for what the peer or the network did."""
-        # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
         if (request.crypto and request.crypto.encryption) != self.profile.encryption:
             raise LocalError(
                 f"encryption: {self.profile.encryption}, and the key for it go together"
             )
+        # 0 and 1 are taken: the userland tool starts at 0 and the stock kernel at 1.
         first = 1 if self.profile.first_seqno == "one" else 2 + request.draw % (2**31)
         prover = self._prover(request)
         link = DebugnetLink(
@@ -274,7 +274,6 @@ class _Session:
                     f"with a key the MTU is {least} at least, for the kernel dump header and the"
                     f" proof, with the path in it, are one message each: {self._link.mtu}",
                 )
-        if self._prover is not None:
             self._put(self._prover.facts + payload, _FACTS_AT)
         try:
             self._messages.send(MessageType.HERALD, 0, self._put(payload), len(payload))

@@ -53,10 +53,8 @@ IV_SIZE: Final = 32
 #: Of the wrapped key, octets: RSA of up to 16,384 bits (KERNELDUMP_ENCKEY_MAX_SIZE).
 MOST_ENCRYPTED_KEY: Final = 2048
 CIPHER_KEY_SIZE: Final = 32
-#: The key block is padded to a multiple of it (netdump's blocksize).
+#: Of a key block, octets: it is padded to netdump's blocksize, and the longest fits in one.
 BLOCK: Final = 4096
-#: Of the longest block, octets.
-MOST_BLOCK: Final = BLOCK
 _HEAD: Final = struct.Struct(f">B{IV_SIZE}sI")
 AES_BLOCK: Final = 16
 _NONCE_SIZE: Final = 8
@@ -87,8 +85,8 @@ def parse_key_block(octets: bytes) -> KeyBlock:
 
     Raises EkcdLength, EkcdCipher, EkcdKeySize or EkcdPadding.
     """
-    if not octets or len(octets) % BLOCK or len(octets) > MOST_BLOCK:
-        raise EkcdLength(f"it has {len(octets)} octets: a key block has {MOST_BLOCK}", octets)
+    if len(octets) != BLOCK:
+        raise EkcdLength(f"it has {len(octets)} octets: a key block has {BLOCK}", octets)
     number, iv, size = _HEAD.unpack_from(octets)
     if number not in _NAMES:
         raise EkcdCipher(f"cipher {number} is not known, only 1 and 2 are", octets)

@@ -131,6 +131,11 @@ def _column(rows: NDArray[np.uint8], offset: int) -> NDArray[np.uint16]:
     return rows[:, offset : offset + 2].view(">u2")[:, 0]
 
 
+def is_host(mac: bytes) -> bool:
+    """Could it be one host's MAC: neither zeros nor a group's?"""
+    return len(mac) == 6 and any(mac) and not mac[0] & 1
+
+
 # --- reception ------------------------------------------------------------------------------------
 
 

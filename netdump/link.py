@@ -220,11 +220,15 @@ class DebugnetLink(UdpLink):
         length = len(prover.facts) + int(herald["length"][0])
         head = self._header_of(PROOF | self._acks.offer, PROOF_SIZE + length)
         lies_at, lengths = np.array([self._facts_at]), np.array([length])
-        for mac, proof in list(self._acks.proofs.items())[-1 - MOST_CLAIMANTS :]:
-            app = np.hstack([head, np.frombuffer(proof, np.uint8)[None, :]])
-            self._to_claimants([mac], app, lies_at, lengths)
+        # Strangers' copies, however many: first come those whom ARP has named.
+        known = [mac for mac in (self.peer_mac, *self._claimants) if mac is not None]
+        macs = [mac for mac in known if mac in self._acks.proofs]
+        macs += [mac for mac in self._acks.proofs if mac not in known]
+        for mac in macs[: 1 + MOST_CLAIMANTS]:
+            proof = np.frombuffer(self._acks.proofs[mac], np.uint8)
+            self._to_claimants([mac], np.hstack([head, proof[None, :]]), lies_at, lengths)
             self._tell("proof", poll=self.stats.polls)
-            if mac != self.peer_mac:
+            if len(self._claimants) < MOST_CLAIMANTS and mac != self.peer_mac:
                 self._remember(mac)
         self._acks.proofs.clear()
 

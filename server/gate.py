@@ -22,11 +22,11 @@ from typing import Final
 from blake3 import blake3
 
 from netdump.errors import BadProof, NetdumpError
+from netdump.inet import is_host
 from netdump.keys import KEY_SIZE, NONCE_SIZE, Opening, Secret, SessionKeys
 from netdump.messages import Message
 from netdump.offer import AUTHENTICATION, MARK, take
 from netdump.opening import Facts, offer_of, pack_challenge, parse_proof
-from server.neighbours import is_host
 
 #: Seconds.
 SLOT: Final = 10

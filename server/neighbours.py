@@ -19,6 +19,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from netdump.inet import is_host
+
 #: linux/rtnetlink.h, neighbour.h, netlink.h, if.h and sockios.h.
 _NEW, _DELETE, _GET = 28, 29, 30
 _REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
@@ -39,11 +41,6 @@ class Pin:
 
     ip: str
     interface: int
-
-
-def is_host(mac: bytes) -> bool:
-    """Could it be one host's MAC: neither zeros nor a group's?"""
-    return len(mac) == 6 and any(mac) and not mac[0] & 1
 
 
 def pin(ip: str, mac: bytes, interface: int) -> Pin | None:

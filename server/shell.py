@@ -152,7 +152,7 @@ class Shell:
     def _hear_heralds(self) -> None:
         """Those that wait, proofs first: strangers send as many others as the line takes."""
         heard: list[tuple[bytes, tuple[str, int], int, str]] = []
-        while len(heard) < _HERALDS_A_TURN:
+        for _ in range(_HERALDS_A_TURN):
             try:
                 # Nothing is cut, so that what is refused is refused for what it is.
                 datagram, ancillary, _, client = self._herald.recvmsg(

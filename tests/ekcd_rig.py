@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from netdump.compress import Compression
 from netdump.dumpon import DRAWN, KernelCrypto, configure, load_private
 from netdump.ekcd import Encryption
 
@@ -16,6 +17,15 @@ from netdump.ekcd import Encryption
 PEM = Path(__file__).parents[1] / "bench" / "story" / "everybodys-key.pem"
 PRIVATE = load_private(PEM.read_bytes())
 DREW = bytes(range(DRAWN))
+#: All that can be together.
+WAYS: list[tuple[Encryption | None, Compression | None]] = [
+    ("aes-256-cbc", None),
+    ("chacha20", None),
+    (None, "gzip"),
+    (None, "zstd"),
+    ("chacha20", "gzip"),
+    ("chacha20", "zstd"),
+]
 
 
 @cache

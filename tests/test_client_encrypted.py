@@ -12,7 +12,9 @@ from blake3 import blake3
 
 from guest.synthetic import PhysicalMemory
 from netdump.client import NetdumpClient, Step
+from netdump.compress import Compression
 from netdump.dumper import DumpImage, DumpRefused
+from netdump.ekcd import Encryption
 from netdump.errors import LocalError
 from netdump.kdh import parse_kdh
 from netdump.profiles import PROFILES, Profile
@@ -33,29 +35,23 @@ from tests.client_rig import (
     play,
     reply,
 )
-from tests.ekcd_rig import crypto, openssl_decrypts, program
+from tests.ekcd_rig import WAYS, crypto, openssl_decrypts, program
 
 SENDERS = ("freebsd-14", "netdump2")
-WAYS = (
-    ("aes-256-cbc", None),
-    ("chacha20", None),
-    (None, "gzip"),
-    (None, "zstd"),
-    ("chacha20", "gzip"),
-    ("chacha20", "zstd"),
-)
 #: Four times the ring, and no whole number of chunks.
 LARGE = [(4096, (1 << 20) + 8192)]
 
 
-def profile_of(name: str, encryption: str | None, compression: str | None) -> Profile:
-    return replace(PROFILES[name], encryption=encryption, compression=compression)  # type: ignore[arg-type]
+def profile_of(
+    name: str, encryption: Encryption | None, compression: Compression | None
+) -> Profile:
+    return replace(PROFILES[name], encryption=encryption, compression=compression)
 
 
 def dump(
     name: str,
-    encryption: str | None = None,
-    compression: str | None = None,
+    encryption: Encryption | None = None,
+    compression: Compression | None = None,
     peer: Peer | None = None,
     segments: list[tuple[int, int]] = LARGE,
     **columns: object,
@@ -82,7 +78,7 @@ def undone(done: Played) -> bytes:
 @pytest.mark.parametrize(("encryption", "compression"), WAYS)
 @pytest.mark.parametrize("name", SENDERS)
 def test_programs_that_are_not_ours_undo_it(
-    name: str, encryption: str | None, compression: str | None
+    name: str, encryption: Encryption | None, compression: Compression | None
 ) -> None:
     done = dump(name, encryption, compression)
     assert done.report.claims_success, done.report.detail
@@ -103,7 +99,7 @@ def test_the_key_block_goes_in_three_messages_before_the_data() -> None:
 
 @pytest.mark.parametrize(("encryption", "compression"), WAYS)
 def test_compressed_data_are_whole_blocks_and_stock_chunks_full(
-    encryption: str | None, compression: str | None
+    encryption: Encryption | None, compression: Compression | None
 ) -> None:
     done = dump("freebsd-14", encryption, compression)
     frames = done.peer.of_kind(VMCORE)
@@ -113,7 +109,7 @@ def test_compressed_data_are_whole_blocks_and_stock_chunks_full(
 
 @pytest.mark.parametrize(("encryption", "compression"), WAYS)
 def test_a_sliding_window_cuts_only_the_last_message_short(
-    encryption: str | None, compression: str | None
+    encryption: Encryption | None, compression: Compression | None
 ) -> None:
     frames = dump("netdump2", encryption, compression).peer.of_kind(VMCORE)
     assert {len(sent.payload) for sent in frames[:-1]} == {1448}
@@ -150,7 +146,7 @@ def test_no_more_is_in_flight_than_the_ring_holds() -> None:
 
 @pytest.mark.parametrize(("encryption", "compression"), WAYS)
 def test_finished_digests_what_will_be_stored(
-    encryption: str | None, compression: str | None
+    encryption: Encryption | None, compression: Compression | None
 ) -> None:
     offered = 0x4E443207
 
@@ -181,7 +177,7 @@ def test_two_attempts_of_one_key_differ_and_two_runs_do_not() -> None:
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 @pytest.mark.parametrize("name", SENDERS)
 def test_aes_with_compression_is_refused_when_the_client_is_made(
-    name: str, compression: str
+    name: str, compression: Compression
 ) -> None:
     memory = PhysicalMemory(MEMORY, 2 << 20)
     image = DumpImage(memory, SEGMENTS)

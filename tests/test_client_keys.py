@@ -332,6 +332,28 @@ def test_a_challenge_said_again_by_a_stranger_does_not_take_the_proof(rig: Rig, 
     assert proofs == ([SERVER_MAC, mac] if mac == STRANGER_MAC else [SERVER_MAC])
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_copies_of_a_challenge_from_many_macs_do_not_push_the_server_out(
+    rig: Rig, before: bool
+) -> None:
+    """As many as one poll brings: the proof is for whom ARP has named, too."""
+
+    class Crowd(Segment):
+        def answers(self, port: int, datagram: bytes) -> Iterator[bytes]:
+            for frame in super().answers(port, datagram):
+                crowd = [_said_by(b"\x02\0\0\0\x77" + bytes([n]), frame) for n in range(40)]
+                crowd = crowd if _is_challenge(frame) else []
+                yield from [*crowd, frame] if before else [frame, *crowd]
+
+    segment = Crowd(rig)
+    done = dump(segment)
+    assert done.report.claims_success
+    assert done.report.stats.retransmissions == 0
+    assert segment.stored() == done.image
+    proofs = [sent for sent in segment.sent if sent.aux2 >> 8 == 0x4E4450]
+    assert len(proofs) == 9
+
+
 @pytest.mark.parametrize("nth", [0, 1, 5])
 def test_a_lost_ack_that_a_stranger_says_again_does_not_take_the_dump(rig: Rig, nth: int) -> None:
     acks = iter(range(1000))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netdump.compress import Decompressor
+from netdump.compress import Compression, Decompressor
 from netdump.dumper import DumpRefused
 from netdump.errors import MalformedStream
 from netdump.kdh import KernelDumpHeader
@@ -25,8 +25,8 @@ def blocks(outbound: Outbound, memory: bytes = MEMORY, step: int = 65536) -> lis
     return list(outbound.octets(pieces))
 
 
-def restored(method: str, octets: bytes, step: int = 4096) -> bytes:
-    reading = Decompressor(method)  # type: ignore[arg-type]
+def restored(method: Compression, octets: bytes, step: int = 4096) -> bytes:
+    reading = Decompressor(method)
     parts = []
     for at in range(0, len(octets), step):
         parts += list(reading.update(octets[at : at + step]))
@@ -35,9 +35,9 @@ def restored(method: str, octets: bytes, step: int = 4096) -> bytes:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_whole_blocks_come_out_and_the_programs_read_them(method: str) -> None:
+def test_whole_blocks_come_out_and_the_programs_read_them(method: Compression) -> None:
     digested = []
-    outbound = Outbound(method, None, lambda octets: digested.append(bytes(octets)))  # type: ignore[arg-type]
+    outbound = Outbound(method, None, lambda octets: digested.append(bytes(octets)))
     pieces = blocks(outbound)
     assert all(len(piece) % 4096 == 0 and 0 < len(piece) <= 65536 for piece in pieces)
     file = b"".join(pieces)
@@ -50,8 +50,8 @@ def test_whole_blocks_come_out_and_the_programs_read_them(method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "number"), [("gzip", 1), ("zstd", 2)])
-def test_the_header_has_both_lengths(method: str, number: int) -> None:
-    outbound = Outbound(method, crypto("chacha20"))  # type: ignore[arg-type]
+def test_the_header_has_both_lengths(method: Compression, number: int) -> None:
+    outbound = Outbound(method, crypto("chacha20"))
     blocks(outbound)
     header = outbound.header(KernelDumpHeader(len(MEMORY), hostname="victim"))
     assert (header.dumplength, header.dumpextent) == (outbound.length, len(MEMORY))
@@ -68,29 +68,31 @@ def test_of_an_encrypted_dump_the_length_stays() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_is_compressed_and_then_encrypted(method: str) -> None:
+def test_it_is_compressed_and_then_encrypted(method: Compression) -> None:
     attempt = crypto("chacha20").next()
-    outbound = Outbound(method, attempt)  # type: ignore[arg-type]
+    outbound = Outbound(method, attempt)
     file = b"".join(blocks(outbound))[: outbound.length]
     assert program(method, "-dc", given=openssl_decrypts(attempt.block.pack(), file)) == MEMORY
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_aes_with_compression_is_refused(method: str) -> None:
+def test_aes_with_compression_is_refused(method: Compression) -> None:
     with pytest.raises(DumpRefused, match="EOPNOTSUPP: AES-256-CBC can't encrypt a compressed"):
-        Outbound(method, crypto("aes-256-cbc"))  # type: ignore[arg-type]
+        Outbound(method, crypto("aes-256-cbc"))
 
 
 @given(st.sampled_from(METHODS), st.binary(max_size=5000), st.integers(1, 200))
-def test_what_comes_in_any_pieces_is_restored(method: str, octets: bytes, step: int) -> None:
-    outbound = Outbound(method, None)  # type: ignore[arg-type]
+def test_what_comes_in_any_pieces_is_restored(
+    method: Compression, octets: bytes, step: int
+) -> None:
+    outbound = Outbound(method, None)
     file = b"".join(blocks(outbound, octets, step))[: outbound.length]
     assert restored(method, file, step) == octets
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_damaged_is_told(method: str) -> None:
-    outbound = Outbound(method, None)  # type: ignore[arg-type]
+def test_what_is_damaged_is_told(method: Compression) -> None:
+    outbound = Outbound(method, None)
     good = b"".join(blocks(outbound))[: outbound.length]
     flipped = bytearray(good)
     flipped[-2] ^= 1  # in the checksum
@@ -106,7 +108,7 @@ def test_what_is_damaged_is_told(method: str) -> None:
 
 
 @given(st.sampled_from(METHODS), st.binary(max_size=200))
-def test_any_octets_with_more_behind_them_are_refused(method: str, octets: bytes) -> None:
+def test_any_octets_with_more_behind_them_are_refused(method: Compression, octets: bytes) -> None:
     heads = {"gzip": b"\x1f\x8b\x08" + bytes(6) + b"\x03", "zstd": b"\x28\xb5\x2f\xfd"}
     for candidate in (octets, heads[method] + octets):
         with pytest.raises(MalformedStream):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdump.dumpon import configure, load_private, opened, wrap
-from netdump.ekcd import KeyBlock, decryptor, encryptor, parse_key_block
+from netdump.ekcd import Encryption, KeyBlock, decryptor, encryptor, parse_key_block
 from netdump.errors import (
     EkcdCipher,
     EkcdKeySize,
@@ -156,7 +156,7 @@ def test_what_is_no_private_key_is_refused(pem: bytes) -> None:
 
 
 @pytest.mark.parametrize("encryption", CIPHERS)
-def test_openssl_decrypts_what_we_encrypt(encryption: str) -> None:
+def test_openssl_decrypts_what_we_encrypt(encryption: Encryption) -> None:
     attempt = crypto(encryption).next()
     sent = attempt.encryptor().update(DUMP)
     assert sent != DUMP
@@ -165,13 +165,13 @@ def test_openssl_decrypts_what_we_encrypt(encryption: str) -> None:
 
 
 @given(st.sampled_from(CIPHERS), st.lists(st.integers(0, len(DUMP) // 16), max_size=5))
-def test_pieces_are_one_message_to_the_cipher(encryption: str, cuts: list[int]) -> None:
+def test_pieces_are_one_message_to_the_cipher(encryption: Encryption, cuts: list[int]) -> None:
     args = encryption, DREW[:32], IV
     edges = [0, *(16 * cut for cut in sorted(cuts)), len(DUMP)]
-    stream = encryptor(*args)  # type: ignore[arg-type]
+    stream = encryptor(*args)
     sent = b"".join(stream.update(DUMP[a:b]) for a, b in pairwise(edges))
-    assert sent == encryptor(*args).update(DUMP)  # type: ignore[arg-type]
-    assert decryptor(*args).update(sent) == DUMP  # type: ignore[arg-type]
+    assert sent == encryptor(*args).update(DUMP)
+    assert decryptor(*args).update(sent) == DUMP
 
 
 def test_chacha20_takes_pieces_of_any_length_and_aes_whole_blocks() -> None:

@@ -16,7 +16,7 @@ from bench.judge.undo import Coding, Made, compare_undone
 from bench.verdict import CaseResult
 from netdump.compress import Compression
 from netdump.ekcd import Encryption
-from tests.ekcd_rig import PRIVATE, crypto, program
+from tests.ekcd_rig import PRIVATE, WAYS, crypto, program
 from tests.judge_rig import octets
 from tests.scenario_rig import made, played
 
@@ -30,14 +30,6 @@ NAMES = {
     (True, "gzip"): "vmcore_encrypted.h.0.gz",
     (True, "zstd"): "vmcore_encrypted.h.0.zst",
 }
-WAYS: list[tuple[Encryption | None, Compression | None]] = [
-    ("aes-256-cbc", None),
-    ("chacha20", None),
-    (None, "gzip"),
-    (None, "zstd"),
-    ("chacha20", "gzip"),
-    ("chacha20", "zstd"),
-]
 
 
 class Disk:

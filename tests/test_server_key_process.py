@@ -141,6 +141,25 @@ class Failing:
         raise OSError(self._code, "injected")
 
 
+def test_a_heralds_socket_that_always_fails_gives_the_loop_back(tmp_path: Path) -> None:
+    """The sessions have their turns all the same."""
+    core = ServerCore(ServerConfig(keys={"*": KEY}), DumpFolder(str(tmp_path), "none"))
+    shell = Shell(core, HOST, 0)
+    own, tries = shell._herald, []
+
+    class Broken:
+        def recvmsg(self, *_: object) -> None:
+            tries.append(1)
+            assert len(tries) < 10_000, "it never gives up"
+            raise OSError(errno.ENETDOWN, "injected")
+
+    shell._herald = Broken()  # type: ignore[assignment]
+    shell._hear_heralds()
+    shell._herald = own
+    shell._close()
+    assert tries
+
+
 def test_a_mac_is_pinned_on_the_interface_of_each_herald_not_of_the_first_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
