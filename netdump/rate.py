@@ -16,6 +16,7 @@ and the window follows them, once a round:
     phase      what was measured                              the window
     any        loss that may be the wire's own                halves for a round, and doubles again
     any        more than the wire's own loss and ``EXCESS``   what of it was delivered; steady
+    at first   the HERALD's round trip                        ``FLOOR`` for each ``SHORT`` of it
     growing    more than ``QUEUE`` frames in queues now       less those beyond it; steady
     growing    the sender waited for acks                     grows by what is delivered: doubles
     steady     more than ``QUEUE`` frames in queues           less the half of those beyond
@@ -37,6 +38,8 @@ Rules:
    each overflows, and is shared by rule 3, less evenly.
 5. A sender that does not wait is not held up by its window, and a larger one brings it nothing
    (RFC 7661): so a server as fast as the client is never flooded, though neither reads a clock.
+6. A long way holds much, and doubling from ``FLOOR`` takes a round trip each time. The first window
+   of a long way is larger, but never faster: no more than ``FLOOR`` frames in ``SHORT`` ticks.
 
 The server's socket and disk need not be announced: what they can't take is not delivered.
 
@@ -52,6 +55,10 @@ from netdump.window import MAX_IN_FLIGHT
 
 #: The window at first, and the least. A stock client sends as many at once.
 FLOOR: Final = MAX_IN_FLIGHT
+#: The round trip, in ticks, for which ``FLOOR`` frames are as many as a way of 100 Mbit/s holds.
+SHORT: Final = 8
+#: The most ``FLOOR``s of the first window.
+FIRST: Final = 8
 #: Frames that are to stand in queues: 2.3 ms of a gigabit.
 QUEUE: Final = 192
 #: Loss beyond the wire's own that is no sign of a full queue.
@@ -96,6 +103,7 @@ class Rate:
     def knows(self, round_trip: int) -> None:
         """Of a message that was sent before all this, in ticks."""
         self.shortest = self.mean = max(1, round_trip)
+        self._set(FLOOR * min(FIRST, round_trip // SHORT))
 
     def waits(self) -> None:
         """The window is full, nothing more may be sent, and the sender waits for acks."""

@@ -93,3 +93,16 @@ def test_whatever_is_measured_the_window_is_from_the_least_to_the_most(
         sent += news + lost
         rate.measure(news, lost, ticks, sent - ahead, sent)
         assert min(FLOOR, most) <= rate.window <= most
+
+
+@pytest.mark.parametrize(
+    ("ticks", "first"), [(0, 64), (7, 64), (8, 64), (16, 128), (63, 448), (100, 512), (900, 512)]
+)
+def test_a_long_way_begins_with_more_and_never_faster(ticks: int, first: int) -> None:
+    rate = Rate(MOST)
+    rate.knows(ticks)
+    assert rate.window == first
+    assert first <= max(FLOOR, FLOOR * ticks / 8), "64 frames in 8 ms fill a line of 100 Mbit/s"
+    small = Rate(100)
+    small.knows(ticks)
+    assert small.window == min(first, 100)

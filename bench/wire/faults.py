@@ -114,7 +114,7 @@ class _Stage:
     def apply(self, frames: Frames, now_ns: int, call: int) -> tuple[Frames, dict[int, str]]:
         """What leaves this stage now, and a note for each frame of ``frames`` that was struck."""
         notes: dict[int, str] = {}
-        if not self._rules:
+        if not self._rules or not (len(frames) or self._held):
             return frames, notes
         places = 2 * (self._seen + np.arange(len(frames)))
         self._seen += len(frames)

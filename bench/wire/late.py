@@ -34,6 +34,8 @@ class LatePeer:
 
     def receive(self) -> Frames:
         arrived = self._inner.receive()
+        if not len(self._coming):
+            return arrived
         ready = int(np.searchsorted(self._coming.time_ns, self._clock.now_ns(), side="right"))
         if not ready:
             return arrived

@@ -69,6 +69,8 @@ class MemoryEnd:
         if self._incoming:
             self._queue = _by_arrival(Frames.concat([self._queue, *self._incoming]))
             self._incoming.clear()
+        if not len(self._queue):
+            return self._queue
         ready = int(np.searchsorted(self._queue.time_ns, self._clock.now_ns(), side="right"))
         if not ready:
             return Frames.empty()

@@ -158,6 +158,8 @@ class Transmitter:
             return
         fetcher = self.fetcher
         fetcher.blocked = False
+        if not fetcher.pending(tail):
+            return
         blocks = [self._fifo]
         while fetcher.pending(tail) and not fetcher.blocked:
             block = fetcher.fetch(tail, fetcher.fifo_size + leaving - self.fifo_used)
