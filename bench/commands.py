@@ -268,7 +268,7 @@ def _verify(arguments: argparse.Namespace, _words: list[str]) -> int:
 def _decrypt(arguments: argparse.Namespace, _words: list[str]) -> int:
     from bench.decrypt import decrypt
 
-    line = decrypt(
+    made = decrypt(
         arguments.dump,
         arguments.out,
         arguments.private_key,
@@ -276,8 +276,8 @@ def _decrypt(arguments: argparse.Namespace, _words: list[str]) -> int:
         keep_compressed=arguments.keep_compressed,
     )
     with printing():
-        print(line)
-    return 0
+        print(made.line)
+    return 0 if made.whole else 1
 
 
 #: What plays a command: its arguments and the words of the command line in, the exit status out.

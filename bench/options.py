@@ -121,7 +121,9 @@ def parser() -> Parser:
     verify.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
     undo = commands.add_parser("decrypt", help="an encrypted dump, as memory was")
-    undo.add_argument("dump", type=_path, metavar="DUMP", help="vmcore_encrypted.HOST.N")
+    undo.add_argument(
+        "dump", type=_path, metavar="DUMP", help="vmcore_encrypted.HOST.N, or a .partial"
+    )
     undo.add_argument("out", type=_path, metavar="OUT", help="what is made: it must not be there")
     undo.add_argument(
         "--private-key",

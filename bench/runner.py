@@ -291,7 +291,7 @@ def _run(
             )
             evidence = gather(told, stage, watch, disk, expected)
             paused_s, longest_pause_s = beat.lost_s(), beat.longest_s
-    read_disk(evidence, stage, told)
+    read_disk(evidence, stage, watch, told)
     if evidence.stored is not None:
         closing.callback(evidence.stored.close)
     if overheard is not None:

@@ -7,8 +7,9 @@ errno. There is no abort message in the protocol: a client that gives up just go
 that gives up can say so to a client that has a key (``nak.py``).
 
 The order differs by version: since FreeBSD 12 the header comes last, since its length is known only
-then, and an encrypted dump's key block before the data (``ekcd.py``); the 2010 patch made the write
-at offset 0 the header, and let the disk format's trailing copy through as the last data ("footer").
+then; since 14 an encrypted dump's key block before the data (``ekcd.py``); the 2010 patch made the
+write at offset 0 the header, and let the disk format's trailing copy through as the last data
+("footer").
 
 What a caller learns is ``Report``. Stock netdump returns success even when FINISHED, or the last
 flush before it, was never acknowledged (netdump_client.c, the ``virtual == NULL`` case):
@@ -256,7 +257,7 @@ class _Session:
         start = beyond or self._used
         at = self._buffer_at + start
         self._memory.buffer[at : at + len(payload)] = np.frombuffer(payload, np.uint8)
-        if self._window is not None:  # HERALD, header, FINISHED: some 3 KiB of 64 at the most
+        if self._window is not None:  # HERALD, header, FINISHED: some 7 KiB of 64 at the most
             self._used = start + len(payload)
         return at
 

@@ -47,6 +47,18 @@ _AT_ONCE: Final = 1 << 20
 _ZSTD_PIECE: Final = 1 << 10
 
 
+#: How a stream of each begins.
+_MAGIC: Final[dict[Compression, bytes]] = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd"}
+
+
+def method_of(octets: bytes) -> Compression | None:
+    """By what a dump that begins so is compressed; None: by neither."""
+    for method, magic in _MAGIC.items():
+        if octets.startswith(magic):
+            return method
+    return None
+
+
 class Compressor(Protocol):
     """Of the library: octets in, octets out."""
 

@@ -1,8 +1,8 @@
 """What is done with an encrypted dump's key outside the kernel: dumpon(8) and decryptcore(8).
 
-Theory. At boot dumpon draws 64 octets, and an IV of 32. The kernel gets both, and keeps the first
-32 of the 64 as the cipher's key. The 64 are also encrypted with the operator's public key, RSA with
-PKCS #1 OAEP; that goes to the kernel too, and with each dump to the server. Only who has the
+Theory. At boot dumpon draws 64 octets. The kernel gets them, keeps the first 32 as the cipher's
+key, and draws an IV of 32 itself. The 64 are also encrypted with the operator's public key, RSA
+with PKCS #1 OAEP; that goes to the kernel too, and with each dump to the server. Only who has the
 private key can undo it, and only then can the dump be decrypted.
 
     EM = 00 | seed xor mask(DB) | DB xor mask(seed)        as many octets as the modulus has
@@ -45,7 +45,8 @@ _EMPTY: Final = sha1(b"").digest()
 
 @dataclass(frozen=True, slots=True)
 class KernelCrypto:
-    """What dumpon gives the kernel (``struct diocskerneldump_arg``)."""
+    """What the kernel has from boot on: of dumpon (``struct diocskerneldump_arg``), but for the IV,
+    which it has drawn (``kerneldumpcrypto_create``)."""
 
     encryption: Encryption
     secret: bytes = field(repr=False)
@@ -66,7 +67,10 @@ class KernelCrypto:
 
 
 def configure(encryption: Encryption, public: RSAPublicKey, drawn: bytes) -> KernelCrypto:
-    """What dumpon does. ``drawn``: ``DRAWN`` octets, random. Raises LocalError."""
+    """What dumpon and the kernel do at boot. ``drawn``: ``DRAWN`` octets, random.
+
+    Raises LocalError.
+    """
     if len(drawn) != DRAWN:
         raise LocalError(f"{len(drawn)} octets were drawn: {DRAWN} are wanted")
     secret, rest = drawn[:SECRET_SIZE], drawn[SECRET_SIZE:]
@@ -115,7 +119,10 @@ def load_private(pem: bytes) -> RSAPrivateKey:
 
 def opened(block: KeyBlock, private: RSAPrivateKey) -> Stream:
     """What decrypts the dump of this key block. Raises EkcdWrongKey."""
-    wrong = f"the private key, RSA of {private.key_size} bits, does not open the key block"
+    wrong = (
+        f"the private key, RSA of {private.key_size} bits, does not open the key block: it is"
+        " another's, or the block is damaged, or was made by PKCS #1 v1.5 (FreeBSD 12.0)"
+    )
     try:
         secret = private.decrypt(block.encrypted_key, OAEP(MGF1(SHA1()), SHA1(), None))
     except ValueError as error:

@@ -24,7 +24,9 @@ Rules:
 2. The dump is one message to the cipher: CBC's chain, and ChaCha20's stream, go on across the
    pieces in which it is written. So pieces are encrypted once, and in order.
 3. Nothing is authenticated. An octet that is changed on the way is changed in what is decrypted,
-   and no one can tell; with CBC so are the 16 before. Who wants to know needs netdump2's digest.
+   and no one can tell; with CBC it changes all of its block, and the same octet of the next one.
+   Who wants to know needs netdump2's digest, of the dump; the key block is in no digest of the
+   client's. So a second one that says something else must not take the place of the first.
 4. With compression it is ChaCha20 alone: what is compressed does not end with a whole AES block.
 
 Source: FreeBSD sys/sys/kerneldump.h, sys/kern/kern_shutdown.c (``kerneldumpcrypto_init``,
@@ -55,9 +57,12 @@ MOST_ENCRYPTED_KEY: Final = 2048
 CIPHER_KEY_SIZE: Final = 32
 #: Of a key block, octets: it is padded to netdump's blocksize, and the longest fits in one.
 BLOCK: Final = 4096
+_SECTOR: Final = 512
 _HEAD: Final = struct.Struct(f">B{IV_SIZE}sI")
 AES_BLOCK: Final = 16
 _NONCE_SIZE: Final = 8
+#: Octets of a dump under one value of the upper half of ChaCha20's counter.
+LAP: Final = 64 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +86,16 @@ class KeyBlock:
 
 
 def parse_key_block(octets: bytes) -> KeyBlock:
-    """The key block in ``octets``, which must be all of a file.
+    """The key block in ``octets``, which must be all of a file: of a dump over the network
+    ``BLOCK`` of them, of one from a disk whole sectors.
 
     Raises EkcdLength, EkcdCipher, EkcdKeySize or EkcdPadding.
     """
-    if len(octets) != BLOCK:
-        raise EkcdLength(f"it has {len(octets)} octets: a key block has {BLOCK}", octets)
+    if not 0 < len(octets) <= BLOCK or len(octets) % _SECTOR:
+        raise EkcdLength(
+            f"it has {len(octets)} octets: a key block has {BLOCK}, or less in whole sectors",
+            octets,
+        )
     number, iv, size = _HEAD.unpack_from(octets)
     if number not in _NAMES:
         raise EkcdCipher(f"cipher {number} is not known, only 1 and 2 are", octets)
@@ -95,6 +104,8 @@ def parse_key_block(octets: bytes) -> KeyBlock:
             f"its encrypted key has {size} octets: 1 to {MOST_ENCRYPTED_KEY} can be", octets
         )
     end = _HEAD.size + size
+    if end > len(octets):
+        raise EkcdLength(f"it has {len(octets)} octets: {end} are in use", octets)
     if any(octets[end:]):
         raise EkcdPadding("behind its encrypted key there are other octets than zeros", octets)
     return KeyBlock(_NAMES[number], iv, octets[_HEAD.size : end])
@@ -113,34 +124,63 @@ class Stream(Protocol):
         ...
 
 
-class _Stream:
+class _Aes:
     """``Stream`` over a context of the library."""
 
-    def __init__(self, context: CipherContext, block: int) -> None:
+    def __init__(self, context: CipherContext) -> None:
         self._context = context
-        self._block = block
 
     def update(self, octets: bytes) -> bytes:
-        if len(octets) % self._block:
-            raise LocalError(f"a piece of {len(octets)} octets: multiples of {self._block} go")
+        if len(octets) % AES_BLOCK:
+            raise LocalError(f"a piece of {len(octets)} octets: multiples of {AES_BLOCK} go")
         return self._context.update(octets)
+
+
+class ChaCha20Stream:
+    """``Stream`` of ChaCha20, both ways the same.
+
+    The library counts 2**32 blocks of 64, 256 GiB, and no further. So after each such *lap* there
+    is a new context, with the upper half of the counter set: its nonce of 16 octets is the counter,
+    little-endian, and the nonce behind it.
+    """
+
+    def __init__(self, key: bytes, iv: bytes, at: int = 0) -> None:
+        """``at``: the octet to begin with, a multiple of 64."""
+        self._key = key[:CIPHER_KEY_SIZE]
+        self._nonce = iv[:_NONCE_SIZE]
+        self._at = at
+        self._context = self._from(at)
+
+    def update(self, octets: bytes) -> bytes:
+        parts = []
+        while left := LAP - self._at % LAP:
+            part, octets = octets[:left], octets[left:]
+            parts.append(self._context.update(part))
+            self._at += len(part)
+            if len(part) == left:
+                self._context = self._from(self._at)
+            if not octets:
+                break
+        return b"".join(parts)
+
+    def _from(self, at: int) -> CipherContext:
+        counter = (at // 64).to_bytes(_NONCE_SIZE, "little")
+        return Cipher(ChaCha20(self._key, counter + self._nonce), None).encryptor()
 
 
 def encryptor(encryption: Encryption, key: bytes, iv: bytes) -> Stream:
     """``key``: 32 octets, or dumpon's 64, of which the first 32 count; ``iv``: the block's."""
-    cipher, block = _cipher(encryption, key, iv)
-    return _Stream(cipher.encryptor(), block)
+    if encryption == "chacha20":
+        return ChaCha20Stream(key, iv)
+    return _Aes(_aes(key, iv).encryptor())
 
 
 def decryptor(encryption: Encryption, key: bytes, iv: bytes) -> Stream:
     """The other side; as ``encryptor``."""
-    cipher, block = _cipher(encryption, key, iv)
-    return _Stream(cipher.decryptor(), block)
+    if encryption == "chacha20":
+        return ChaCha20Stream(key, iv)
+    return _Aes(_aes(key, iv).decryptor())
 
 
-def _cipher(encryption: Encryption, key: bytes, iv: bytes) -> tuple[Cipher[CBC | None], int]:
-    key = key[:CIPHER_KEY_SIZE]
-    if encryption == "aes-256-cbc":
-        return Cipher(AES256(key), CBC(iv[:AES_BLOCK])), AES_BLOCK
-    # The library has one nonce of 16 octets: the counter, little-endian, and the nonce behind it.
-    return Cipher(ChaCha20(key, bytes(_NONCE_SIZE) + iv[:_NONCE_SIZE]), None), 1
+def _aes(key: bytes, iv: bytes) -> Cipher[CBC]:
+    return Cipher(AES256(key[:CIPHER_KEY_SIZE]), CBC(iv[:AES_BLOCK]))

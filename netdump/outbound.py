@@ -67,15 +67,18 @@ class Outbound:
             yield self._out(bytes(piece))
 
     def _compressed(self, pieces: Iterable[memoryview]) -> Iterator[bytes]:
-        """The compressor's buffer is as large as a piece, and is written when it is full."""
+        """As FreeBSD's subr_compressor.c writes: gzip when its buffer, as large as a piece, is
+        full; zstd after each piece all whole blocks that it has, a piece at the most at once."""
         assert self._compressor is not None, "it was asked"
+        step = MAX_IO_SIZE if self._compression == "gzip" else BLOCK_SIZE
         rest = b""
         for piece in pieces:
             self.extent += len(piece)
             rest += self._compressor.compress(piece)
-            while len(rest) >= MAX_IO_SIZE:
-                yield rest[:MAX_IO_SIZE]
-                rest = rest[MAX_IO_SIZE:]
+            whole = len(rest) - len(rest) % step
+            for at in range(0, whole, MAX_IO_SIZE):
+                yield rest[at : min(at + MAX_IO_SIZE, whole)]
+            rest = rest[whole:]
         rest += self._compressor.flush()
         for at in range(0, len(rest), MAX_IO_SIZE):
             yield rest[at : at + MAX_IO_SIZE]

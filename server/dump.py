@@ -160,7 +160,10 @@ class Dump:
 
     @property
     def damage(self) -> list[str]:
-        """How the digest of the file, if both are known, differs from the client's, in words."""
+        """How what is read back differs from what came, in words: the digest of the file, if both
+        are known, from the client's, and the key block."""
+        if self.key.damaged:
+            return ["what was read back of the key block is not what came"]
         ours, theirs = self.digest, self.client_digest
         if ours is None or theirs is None or ours == theirs:
             return []

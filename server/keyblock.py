@@ -1,7 +1,8 @@
 """The key block of an encrypted dump: a few KiB that come in a few messages.
 
-Like the vmcore (``corefile.py``): what is kept is in the store before its caller acknowledges it,
-and what comes again is compared, not written. It is small, so the bytes are remembered here.
+As with the vmcore (``corefile.py``) what is kept is in the store before its caller acknowledges it,
+and what comes again is compared, not written. But here the first ones win: without the right key
+all of the dump is lost, and a client has one key block. It is small, so the bytes are remembered.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from typing import Final
 
 from server.coverage import Coverage
 from server.refusals import Refusal
-from server.store import Store
+from server.store import Store, StoreError
 
 #: 37 bytes and an RSA-encrypted key of at most 2048, padded to a block: this is far beyond.
 MAX_KEY_BYTES: Final = 64 * 1024
 KEY_TOO_LONG: Final = Refusal(
     "key-too-long", f"a key block of more than {MAX_KEY_BYTES} bytes came and was refused"
 )
+
+
+SECOND_KEY: Final = Refusal("second-key", "another key block came and was refused")
 
 
 class KeyBlock:
@@ -31,6 +35,29 @@ class KeyBlock:
         """Are they here already, the same?"""
         end = offset + len(octets)
         return self.coverage.covers(offset, end) and self._bytes[offset:end] == octets
+
+    def contradicted_by(self, offset: int, octets: bytes) -> bool:
+        """Do they say something else of a place that is known?"""
+        for start, end in self.coverage.intervals():
+            first, last = max(start, offset), min(end, offset + len(octets))
+            if first < last and self._bytes[first:last] != octets[first - offset : last - offset]:
+                return True
+        return False
+
+    def read_back(self) -> tuple[str, bytes] | None:
+        """Its file, and what that has; None: there is none, or it can't be read."""
+        if not self._bytes:
+            return None
+        try:
+            return self._store.read_key()
+        except StoreError:
+            return None
+
+    @property
+    def damaged(self) -> bool:
+        """What is read back of it is not what came."""
+        found = self.read_back()
+        return bool(self._bytes) and (found is None or found[1] != self._bytes)
 
     def keep(self, offset: int, octets: bytes) -> None:
         """Put them in the store; bytes below ``MAX_KEY_BYTES``. May raise StoreError."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from netdump.digest import NAME, Digest
+from netdump.digest import NAME, Digest, Hasher
 from netdump.kdh import KernelDumpHeader
 from netdump.offer import AUTHENTICATION, CRC32C, DIGEST
 from netdump.opening import Facts as Announced
@@ -52,6 +52,9 @@ class Facts:
     """It was read back from the disk, and not from the kernel's cache."""
     client_digest: Digest | None
     """As FINISHED had it."""
+    key: tuple[str, bytes] | None
+    """Of one with a key block: its file, and what is read back of it; None: there is none, or it
+    can't be read."""
     holes: list[tuple[int, int]]
     header: KernelDumpHeader | None
     client: tuple[str, int]
@@ -84,6 +87,7 @@ def render(facts: Facts) -> str:
         "digest": None
         if digest is None
         else {"algorithm": NAME, "value": digest.value.hex(), "length": digest.length},
+        "key": None if facts.key is None else _key(*facts.key),
         "holes": [list(hole) for hole in facts.holes[:_MOST]],
         "holes_in_all": len(facts.holes),
         "client": {
@@ -119,6 +123,13 @@ def render(facts: Facts) -> str:
     return json.dumps(told, indent=2) + "\n"
 
 
+def _key(file: str, octets: bytes) -> dict[str, Any]:
+    hasher = Hasher()
+    hasher.update(octets)
+    value = hasher.digest().value.hex()
+    return {"file": file, "algorithm": NAME, "value": value, "length": len(octets)}
+
+
 def _verified(facts: Facts) -> tuple[list[str], list[str]]:
     """What was, and what was not, a phrase each."""
     good: list[str] = []
@@ -151,6 +162,10 @@ def _verified(facts: Facts) -> tuple[list[str], list[str]]:
             "the digest of the file is the client's",
             "the digest of the file is not known to be the client's",
         )
+    if facts.header is not None and facts.header.dumpkeysize:
+        if facts.key is None:
+            bad.append("there is no key file, or it can't be read")
+        bad.append("the key block is in no digest of the client's")
     if facts.digest is None:
         bad.append("the file was not read back to its end")
     else:

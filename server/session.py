@@ -53,7 +53,7 @@ from server.acks import NO_SEQNOS, Selective, Seqnos, acks_for
 from server.config import ServerConfig
 from server.dump import Dump, payloads
 from server.infofile import escape
-from server.keyblock import KEY_TOO_LONG, MAX_KEY_BYTES
+from server.keyblock import KEY_TOO_LONG, MAX_KEY_BYTES, SECOND_KEY
 from server.life import Life, State
 from server.manifest import Facts, WallClock, no_clock, render
 from server.record import Record
@@ -153,6 +153,7 @@ class Session:
                 digest=dump.digest,
                 from_disk=dump.reads_disk,
                 client_digest=dump.client_digest,
+                key=dump.key.read_back(),
                 holes=dump.vmcore.coverage.holes(promised),
                 header=header,
                 client=self.herald.client,
@@ -301,6 +302,9 @@ class Session:
         for row, (offset, octets) in enumerate(zip(offsets, payloads(block, data), strict=True)):
             if offset + len(octets) > MAX_KEY_BYTES:
                 self.record.refuse(KEY_TOO_LONG)
+                continue
+            if self.dump.key.contradicted_by(offset, octets):
+                self.record.refuse(SECOND_KEY)
                 continue
             if not self.life.begun():
                 break

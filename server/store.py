@@ -82,6 +82,10 @@ class Store(Protocol):
         """Keep a piece of the key block."""
         ...
 
+    def read_key(self) -> tuple[str, bytes]:
+        """The key file's name and contents, from the disk if they are ever forced to it."""
+        ...
+
     def write_info(self, text: str) -> None:
         """Replace the info file's contents."""
         ...
@@ -258,6 +262,15 @@ class FileStore:
             self._pwrite_all(self._key, data, offset)
         except OSError as error:
             raise StoreError("can't write the key file", error_code(error)) from error
+
+    def read_key(self) -> tuple[str, bytes]:
+        try:
+            if self.reads_disk:
+                os.fdatasync(self._key)
+                os.posix_fadvise(self._key, 0, 0, os.POSIX_FADV_DONTNEED)
+            return self._name("key"), os.pread(self._key, os.fstat(self._key).st_size, 0)
+        except OSError as error:
+            raise StoreError("can't read the key file back", error_code(error)) from error
 
     def write_info(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")

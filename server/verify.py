@@ -2,7 +2,8 @@
 
     status   line begins   when
     0        ok            the file has the length and the digest of the manifest, and is complete
-    1        damaged       it has another length or digest: it is not what the server stored
+    1        damaged       it, or its key file, has another length or digest: it is not what the
+                           server stored
     1        incomplete    it is what the server stored, and that was never the whole dump
     2        unverified    there is no manifest, or none that can be read, or it has no digest
 
@@ -39,7 +40,7 @@ def verify(dump: str, manifest: str | None = None) -> tuple[int, str]:
         beside_it = beside(path, "manifest") if manifest is None else Path(manifest)
         if beside_it is None:
             return UNVERIFIED, f"unverified {shown}: its name is no dump's, so name its manifest"
-        told = _read(beside_it)
+        told = read_manifest(beside_it)
         length, value = told["length"], told["digest"] and told["digest"]["value"]
         if told["digest"] and told["digest"]["algorithm"] != NAME:
             return UNVERIFIED, f"unverified {shown}: its digest is not a {NAME}"
@@ -52,6 +53,7 @@ def verify(dump: str, manifest: str | None = None) -> tuple[int, str]:
         if size != length:
             return WRONG, f"damaged {shown}: {size} bytes, {length} were stored"
         found = _digest(path)
+        key = _key_trouble(path, told)
     except OSError as error:
         where = escape(str(error.filename or dump))
         return UNVERIFIED, f"unverified {shown}: can't read {where}: {error.strerror}"
@@ -59,6 +61,8 @@ def verify(dump: str, manifest: str | None = None) -> tuple[int, str]:
         return UNVERIFIED, f"unverified {shown}: its manifest can't be used: {escape(str(error))}"
     if found != value:
         return WRONG, f"damaged {shown}: its {NAME} is {found}, {escape(value)} was stored"
+    if key:
+        return WRONG, f"damaged {shown}: {key}, so it can't be decrypted"
     if status != "complete":
         return WRONG, f"incomplete {shown}: {length} bytes, as stored; {outcome}"
     return OK, f"ok {shown}: {length} bytes, {NAME} {found}"
@@ -70,7 +74,8 @@ def beside(dump: Path, kind: str) -> Path | None:
     return dump.with_name(f"{kind}.{match[1]}") if match else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What it says. Raises OSError, or ValueError for what is no manifest of ours."""
     with path.open("rb") as file:
         text = file.read(_LONGEST + 1)
     if len(text) > _LONGEST:
@@ -79,6 +84,20 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict) or told.get("manifest") != VERSION:
         raise ValueError(f"it is none of version {VERSION}")
     return told
+
+
+def _key_trouble(dump: Path, told: dict[str, Any]) -> str:
+    """What is wrong with the key file beside an encrypted dump, or ""."""
+    key = told.get("key")
+    if key is None:
+        return ""
+    file = dump.with_name(str(key["file"]).rpartition("/")[2])
+    try:
+        found = file.stat().st_size, _digest(file)
+    except OSError as error:
+        return f"its key file {escape(file.name)}: {error.strerror}"
+    wanted = key["length"], key["value"]
+    return "" if found == wanted else f"its key file {escape(file.name)} is not as it was stored"
 
 
 def _digest(path: Path) -> str:

@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from tests.server_rig import (
     herald,
     image_of,
     kdh,
+    key,
     vmcore,
 )
 
@@ -384,6 +386,27 @@ def test_verify_tells_a_copy_that_decayed(rig: Rig, capsys: pytest.CaptureFixtur
     assert main(["verify", str(dump)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok", "damaged", "damaged"]
+
+
+def test_verify_tells_of_a_key_file_that_is_missing_or_changed(rig: Rig) -> None:
+    session = rig.open()
+    header = replace(SMALL_HEADER, dumpkeysize=4096)
+    block = image_of(4096, 2)
+    assert rig.say(session, key(2, 0, block[:2048]), key(3, 2048, block[2048:])) == [2, 3]
+    assert rig.dump(session, SMALL, header, 4)
+    file = rig.folder / f"key.{HOST}.0"
+    told = manifest(rig)
+    assert told["key"]["value"] == blake3(block).hexdigest()
+    assert any("key block" in phrase for phrase in told["not_verified"])
+    dump = str(rig.folder / f"vmcore_encrypted.{HOST}.0")
+    assert verify(dump)[0] == 0
+    file.chmod(0o600)
+    file.write_bytes(block[:-1] + b"x")
+    status, line = verify(dump)
+    assert (status, "not as it was stored" in line) == (1, True)
+    file.unlink()
+    status, line = verify(dump)
+    assert (status, "No such file" in line) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdump.dumpon import configure, load_private, opened, wrap
-from netdump.ekcd import Encryption, KeyBlock, decryptor, encryptor, parse_key_block
+from netdump.ekcd import (
+    ChaCha20Stream,
+    Encryption,
+    KeyBlock,
+    decryptor,
+    encryptor,
+    parse_key_block,
+)
 from netdump.errors import (
     EkcdCipher,
     EkcdKeySize,
@@ -180,3 +188,48 @@ def test_chacha20_takes_pieces_of_any_length_and_aes_whole_blocks() -> None:
     assert pieces == encryptor("chacha20", DREW[:32], IV).update(DUMP[:100])
     with pytest.raises(LocalError):
         encryptor("aes-256-cbc", DREW[:32], IV).update(DUMP[:17])
+
+
+def chacha20_block(key: bytes, counter: int, nonce: bytes) -> bytes:
+    """RFC 8439's block function, with the 64 bits of counter that ChaCha20 had at first."""
+    words = [*struct.unpack("<4I", b"expand 32-byte k"), *struct.unpack("<8I", key)]
+    words += [*struct.unpack("<2I", counter.to_bytes(8, "little")), *struct.unpack("<2I", nonce)]
+    state = list(words)
+
+    def turn(at: int, other: int, rotated: int, by: int) -> None:
+        state[at] = (state[at] + state[other]) & 0xFFFF_FFFF
+        mixed = state[rotated] ^ state[at]
+        state[rotated] = (mixed << by | mixed >> 32 - by) & 0xFFFF_FFFF
+
+    columns = [(n, 4 + n, 8 + n, 12 + n) for n in range(4)]
+    diagonals = [(n, 4 + (n + 1) % 4, 8 + (n + 2) % 4, 12 + (n + 3) % 4) for n in range(4)]
+    for a, b, c, d in [*columns, *diagonals] * 10:
+        turn(a, b, d, 16)
+        turn(c, d, b, 12)
+        turn(a, b, d, 8)
+        turn(c, d, b, 7)
+    mixed = (one + other & 0xFFFF_FFFF for one, other in zip(words, state, strict=True))
+    return struct.pack("<16I", *mixed)
+
+
+@pytest.mark.parametrize("first", [0, (1 << 32) - 2, (5 << 32) - 3])
+def test_chacha20_counts_on_beyond_256_gib(first: int) -> None:
+    """The library counts 2**32 blocks."""
+    key, iv = bytes(range(32)), bytes(range(100, 132))
+    stream = ChaCha20Stream(key, iv, 64 * first)
+    came = b"".join(stream.update(bytes(size)) for size in (64, 100, 0, 28, 300, 20))
+    blocks = [chacha20_block(key, first + n, iv[:8]) for n in range(8)]
+    assert came == b"".join(blocks)
+
+
+@pytest.mark.parametrize("size", [512, 1024, 3584])
+def test_a_key_block_from_a_disk_has_whole_sectors(size: int) -> None:
+    block = KeyBlock("chacha20", bytes(32), bytes(range(256)))
+    assert parse_key_block(block.pack()[:size]) == block
+    with pytest.raises(EkcdLength):
+        parse_key_block(block.pack()[: size - 1])
+
+
+def test_a_key_block_that_ends_in_its_key_is_refused() -> None:
+    with pytest.raises(EkcdLength, match="549 are in use"):
+        parse_key_block(KeyBlock("chacha20", bytes(32), bytes(512)).pack()[:512])

@@ -56,6 +56,13 @@ SEEN: list[tuple[str, Evidence, str, str]] = [
         "can't be undone: zstd: no; right up to offset 0x5a8",
     ),
     (
+        "ack-means-kept",
+        evidence(acked_key=3, missing_key=1),
+        "broken",
+        "1 of 3 acknowledged pieces of the key block are not on the disk as sent",
+    ),
+    ("ack-means-kept", evidence(acked_key=3), "held", ""),
+    (
         "bytes-equal",
         evidence(HOLED, not_undone="zstd: no", is_final=False),
         "not-applicable",

@@ -16,6 +16,7 @@ from bench.judge.undo import Coding, Made, compare_undone
 from bench.verdict import CaseResult
 from netdump.compress import Compression
 from netdump.ekcd import Encryption
+from server.store import FileStore
 from tests.ekcd_rig import PRIVATE, WAYS, crypto, program
 from tests.judge_rig import octets
 from tests.scenario_rig import made, played
@@ -89,18 +90,64 @@ def test_of_aes_a_hole_takes_the_block_behind_it_along(tmp_path: Path) -> None:
     assert found.ranges == [Range(100_000 - 100_000 % 16, 101_456 + 16, hole=True)]
 
 
-@pytest.mark.parametrize(("encryption", "lost"), [("chacha20", 1), ("aes-256-cbc", 17)])
+@pytest.mark.parametrize(
+    ("encryption", "start", "end"),
+    [("chacha20", 120_007, 120_008), ("aes-256-cbc", 120_000, 120_024)],
+)
 def test_a_bit_that_flips_is_a_difference_and_no_hole(
-    tmp_path: Path, encryption: Encryption, lost: int
+    tmp_path: Path, encryption: Encryption, start: int, end: int
 ) -> None:
+    """With CBC all of its block, and the same octet of the next."""
     disk = Disk(tmp_path, encryption, None)
-    disk.file[120_000] ^= 1
+    disk.file[120_007] ^= 1
     found, trouble = disk.judged()
     (one,) = found.ranges
     assert not one.hole
     assert not trouble
-    assert one.start == 120_000
-    assert one.end - one.start <= lost
+    assert (one.start, one.end) == (start, end)
+
+
+@pytest.mark.parametrize("behind", [1, 15, 16])
+@pytest.mark.parametrize("encryption", [None, "aes-256-cbc", "chacha20"])
+def test_octets_behind_the_end_are_not_overlooked(
+    tmp_path: Path, encryption: Encryption | None, behind: int
+) -> None:
+    disk = Disk(tmp_path, encryption, None)
+    disk.file += b"x" * behind
+    found, trouble = disk.judged()
+    assert trouble or found.stored_length == len(MEMORY) + behind
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_no_more_is_made_of_a_compressed_file_than_memory_had(
+    tmp_path: Path, compression: Compression
+) -> None:
+    disk = Disk(tmp_path, None, compression)
+    disk.file[:] = program(compression, "-c", given=MEMORY + bytes(64 << 20))
+    found, trouble = disk.judged()
+    assert trouble == "more comes out of it than memory had"
+    assert found.stored_length == len(MEMORY) + 1
+
+
+@pytest.mark.parametrize("encryption", ["aes-256-cbc", "chacha20"])
+def test_more_holes_than_are_listed_are_holes_all_the_same(
+    tmp_path: Path, encryption: Encryption
+) -> None:
+    disk = Disk(tmp_path, encryption, None)
+    holes = 1500
+    for at in range(0, holes * 128, 128):
+        disk.file[at : at + 32] = bytes(32)
+    found, _ = disk.judged()
+    assert found.ranges_left_out
+    assert found.only_holes
+
+
+def test_a_key_file_of_any_size_costs_no_more_than_a_key_block(tmp_path: Path) -> None:
+    disk = Disk(tmp_path, "chacha20", None)
+    with disk.key.open("r+b") as file:
+        file.truncate(1 << 40)
+    _, trouble = disk.judged()
+    assert "it has 4097 octets" in trouble
 
 
 @pytest.mark.parametrize("encryption", [None, "chacha20"])
@@ -214,11 +261,13 @@ def test_a_hole_of_the_stock_clients_is_told_in_memorys_offsets(
     assert told == (encryption == "chacha20"), "of AES it begins in the frame before"
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+@pytest.mark.parametrize(("compression", "frame"), [("gzip", 33), ("zstd", 51)])
 def test_a_hole_in_a_compressed_dump_says_that_the_rest_is_lost(
-    tmp_path: Path, compression: str
+    tmp_path: Path, compression: str, frame: int
 ) -> None:
-    case = run_of(f'{{ compression = "{compression}" }}', ALIAS, tmp_path)
+    """zstd's first chunk has no 33 frames: there is nothing to be mistaken for."""
+    alias = ALIAS.replace("index = 33", f"index = {frame}")
+    case = run_of(f'{{ compression = "{compression}" }}', alias, tmp_path)
     assert case.met, case.unmet
     (hole,) = case.holes
     assert hole.end == case.dump_bytes
@@ -244,3 +293,14 @@ def test_what_a_run_leaves_is_undone_by_programs_that_are_not_ours(tmp_path: Pat
     case = run_of(client, '[case.expect]\noutcome = "complete"\n', tmp_path)
     (dump,) = (path for path in tmp_path.rglob("vmcore.*.0.gz"))
     assert len(program("gzip", "-dc", str(dump))) == case.dump_bytes
+
+
+def test_a_key_block_that_was_acknowledged_and_is_not_there_is_no_kept_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dump may be partial for that: without the key nothing of it can be decrypted."""
+    monkeypatch.setattr(FileStore, "write_key", lambda *_: None)
+    expect = '[case.expect]\noutcome = "failed"\n'
+    case = run_of('{ encryption = "chacha20" }', expect, tmp_path)
+    assert case.oracles["ack-means-kept"] == "broken"
+    assert "3 of 3 acknowledged pieces of the key block" in case.oracle_reasons["ack-means-kept"]

@@ -444,14 +444,27 @@ def test_a_chunk_that_comes_again_is_read_at_once_and_not_written(
     assert rig.core.sessions[session].dump.vmcore.rewritten == 0
 
 
-def test_a_key_that_comes_again_with_other_bytes_is_kept_or_refused(rig: Rig) -> None:
+def test_a_key_that_comes_again_with_other_bytes_is_refused_and_the_first_stays(rig: Rig) -> None:
+    """One forged message would cost all of a dump that can't be decrypted without it."""
     session = rig.open()
     header = KernelDumpHeader(dumplength=len(IMAGE), dumpkeysize=4, compression=COMPRESSION_ZSTD)
-    assert rig.say(session, key(2, 0, b"kkkk"), key(3, 1, b"ee")) == [2, 3]
-    assert rig.read(f"key.{HOST}.0") == b"keek"
+    assert rig.say(session, key(2, 0, b"kkkk"), key(3, 1, b"ee"), key(2, 1, b"kk")) == [2, 2]
+    assert rig.core.refused["second-key"] == 1
     assert rig.dump(session, IMAGE, header, 4)
-    assert rig.say(session, key(2, 0, b"kkkk"), key(3, 1, b"ee")) == [3]
+    assert rig.read(f"key.{HOST}.0") == b"kkkk"
+    assert "Refused: another key block came and was refused" in rig.info()
+    assert rig.say(session, key(2, 0, b"kkkk"), key(3, 1, b"ee")) == [2]
     assert rig.core.refused["after-the-end"] == 1
+
+
+def test_a_key_file_that_is_not_what_came_makes_no_complete_dump(rig: Rig) -> None:
+    session = rig.open()
+    header = KernelDumpHeader(dumplength=len(IMAGE), dumpkeysize=4, compression=COMPRESSION_ZSTD)
+    assert rig.say(session, key(2, 0, b"kkkk")) == [2]
+    (rig.folder / f"key.{HOST}.0").chmod(0o600)
+    (rig.folder / f"key.{HOST}.0").write_bytes(b"kklk")
+    assert not rig.dump(session, IMAGE, header, 4)
+    assert rig.info()[-1].endswith("what was read back of the key block is not what came")
 
 
 def test_a_dump_that_waits_to_be_forgotten_holds_one_file_open(rig: Rig) -> None:

@@ -48,6 +48,7 @@ class Comparison:
     """How many of those are no holes."""
     expected_at_first: bytes = b""
     stored_at_first: bytes = b""
+    most_ranges: int = MAX_RANGES
 
     @property
     def equal(self) -> bool:
@@ -150,9 +151,9 @@ class Stored:
         self._file.close()
 
 
-def compare(expected: Expected, stored: Stored) -> Comparison:
-    """One pass; ranges are built only where something differs."""
-    result = Comparison(expected.length, stored.length)
+def compare(expected: Expected, stored: Stored, most_ranges: int = MAX_RANGES) -> Comparison:
+    """One pass; ranges are built only where something differs, and so many of them listed."""
+    result = Comparison(expected.length, stored.length, most_ranges=most_ranges)
     common = min(expected.length, stored.length)
     buffer = np.empty(min(_BLOCK, common), np.uint8)
     for at in range(0, common, _BLOCK):
@@ -187,7 +188,7 @@ def _append(result: Comparison, found: Range) -> None:
     ranges = result.ranges
     if ranges and found.start - ranges[-1].end <= _JOIN and ranges[-1].hole == found.hole:
         ranges[-1] = Range(ranges[-1].start, max(ranges[-1].end, found.end), found.hole)
-    elif len(ranges) < MAX_RANGES:
+    elif len(ranges) < result.most_ranges:
         ranges.append(found)
     else:
         result.ranges_left_out += 1

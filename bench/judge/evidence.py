@@ -17,7 +17,7 @@ from bench.judge import contents
 from bench.judge.compare import Expected, PartlyKnown, Stored, compare
 from bench.judge.live import LiveDisk
 from bench.judge.oracles import Evidence
-from bench.judge.undo import compare_undone
+from bench.judge.undo import compare_undone, key_file
 from bench.judge.witness import Witness
 from bench.servers import CannotCount, DumpServer, ServerProtocol
 from bench.servers.names import files_in
@@ -111,7 +111,7 @@ def gather(
         if any(dump.complete for dump in server.stored()):
             again = _AGAIN[server.protocol]
             if again.begins:  # see first, then ask
-                read_disk(seen, stage, told)
+                read_disk(seen, stage, watch, told)
             with _put_aside(server, stage) if again.in_place else nullcontext():
                 _ask_again(seen, server, stage, watch, before)
             seen.not_idempotent = again.begins
@@ -235,7 +235,18 @@ def in_pieces(count: int) -> str:
     )
 
 
-def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
+def _read_key(seen: Evidence, watch: Witness, dump: Path, sent: bytes) -> None:
+    """Is the key block beside it, as far as it was acknowledged?"""
+    offsets, lengths = (column.tolist() for column in watch.acknowledged_key())
+    kept = key_file(dump) or b""
+    seen.acked_key = len(offsets)
+    seen.missing_key = sum(
+        kept[at : at + length] != sent[at : at + length]
+        for at, length in zip(offsets, lengths, strict=True)
+    )
+
+
+def read_disk(seen: Evidence, stage: Stage, watch: Witness, told: Told) -> None:
     """What is left now that the server has been killed; or what was there when we looked before."""
     server = stage.server
     if server is None or seen.expected is None or seen.stored is not None:
@@ -254,6 +265,8 @@ def read_disk(seen: Evidence, stage: Stage, told: Told) -> None:
     keeps = server.protocol != "netdump2" or not seen.is_final
     if keeps and told.footer and behind == told.footer:
         seen.stored.length = end
+    if told.coding is not None and told.coding.crypto is not None:
+        _read_key(seen, watch, latest.path, told.coding.crypto.block.pack())
     if told.coding is not None and told.sent is not None:
         seen.holes_are_frames = told.coding.keeps_places
         seen.comparison, seen.not_undone = compare_undone(

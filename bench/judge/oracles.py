@@ -72,6 +72,10 @@ class Evidence:
     comparison: Comparison | None = None
     not_undone: str = ""
     """Why it could not be decrypted and decompressed to its end, of a dump that has to be."""
+    acked_key: int = 0
+    """Pieces of its key block that the server acknowledged."""
+    missing_key: int = 0
+    """Of these, those that are not on the disk as sent."""
     holes_are_frames: bool = True
     """Where it has a hole no frame's payload is, octet for octet."""
     live_looks: int = 0
@@ -120,7 +124,8 @@ def bytes_equal(seen: Evidence) -> Ruling:
     if found.equal:
         return not_ruled_on(seen.in_pieces) if seen.unknown else HELD
     if not seen.is_final and found.only_holes and found.stored_length <= found.expected_length:
-        return not_applicable("the dump is partial, and says so; what it holds is right")
+        undone = f", as far as it can be undone: {seen.not_undone}" if seen.not_undone else ""
+        return not_applicable(f"the dump is partial, and says so; what it holds is right{undone}")
     if found.stored_length > found.expected_length and not found.ranges:
         return broken(f"{found.stored_length - found.expected_length} bytes too long")
     holes = sum(r.end - r.start for r in found.holes)
@@ -158,6 +163,11 @@ def no_false_failure(seen: Evidence) -> Ruling:
 
 def ack_means_kept(seen: Evidence) -> Ruling:
     sent = seen.sent or seen.expected
+    if seen.missing_key:
+        return broken(
+            f"{seen.missing_key} of {seen.acked_key} acknowledged pieces of the key block are not"
+            " on the disk as sent: nothing of the dump can be decrypted"
+        )
     if seen.acked is None or sent is None or not len(seen.acked[0]):
         return not_applicable("no data was acknowledged")
     if seen.memory_changes:

@@ -13,7 +13,8 @@ and what was acknowledged with what the client was to send, which is made here o
     compressed               all from there on: a decompressor can't begin in the middle
 
 A file that can't be undone, or not to its end, is told with the reason: the comparison has what
-came out until then, and the rest is a hole.
+came out until then, and the rest is a hole. So is one with octets behind its end, or one of which
+more comes out than memory had: no more than that is made of it, whatever its octets say.
 """
 
 from __future__ import annotations
@@ -32,13 +33,16 @@ from numpy.typing import NDArray
 from bench.judge.compare import Comparison, Expected, Stored, compare
 from netdump.compress import Compression
 from netdump.dumpon import KernelCrypto, opened
-from netdump.ekcd import AES_BLOCK, Stream, parse_key_block
+from netdump.ekcd import AES_BLOCK, BLOCK, Stream, parse_key_block
 from netdump.errors import MalformedKey, MalformedStream
 from netdump.inbound import restored
 from netdump.outbound import Outbound
 from server.verify import beside
 
 _PIECE: Final = 64 << 10
+#: More holes are not known one by one. No window leaves so many.
+_MOST_HOLES: Final = 1 << 16
+_ODD: Final = "behind its last whole block of AES there are {} octets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +113,16 @@ def compare_undone(
 ) -> tuple[Comparison, str]:
     """``stored``, the dump at ``path``, against memory; and why it could not be undone, or ""."""
     with TemporaryFile(buffering=0, dir=coding.folder) as file:
-        lost = [(hole.start, hole.end) for hole in compare(made, stored).holes]
+        lost = [(hole.start, hole.end) for hole in compare(made, stored, _MOST_HOLES).holes]
         end = min(lost[0][0], stored.length) if coding.compression and lost else stored.length
-        trouble = ""
+        rest = stored.length % coding.block
+        trouble = _ODD.format(rest) if rest and stored.length > made.length else ""
         try:
             for octets in _undone(stored, end, path, coding):
+                room = memory.length + 1 - file.tell()
+                if coding.compression and len(octets) >= room:
+                    _write(file, octets[:room])
+                    raise MalformedStream("more comes out of it than memory had")
                 _write(file, octets)
         except (MalformedKey, MalformedStream) as error:
             trouble = error.args[0]
@@ -150,10 +159,22 @@ def _read(stored: Stored, end: int) -> Iterator[bytes]:
 
 
 def _opened(path: Path, private: RSAPrivateKey) -> Stream:
-    key = beside(path, "key")
-    if key is None or not key.is_file():
-        raise MalformedKey(f"no key file lies beside {path.name}")
-    return opened(parse_key_block(key.read_bytes()), private)
+    octets = key_file(path)
+    if octets is None:
+        raise MalformedKey(f"no key file lies beside {path.name}, or it can't be read")
+    return opened(parse_key_block(octets), private)
+
+
+def key_file(dump: Path) -> bytes | None:
+    """What lies beside a dump as its key block, and one octet more at the most."""
+    path = beside(dump, "key")
+    try:
+        if path is None or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return file.read(BLOCK + 1)
+    except OSError:
+        return None
 
 
 def _write(file: IO[bytes], octets: bytes) -> None:

@@ -178,11 +178,18 @@ class NetdumpWatch:
 
     def acknowledged(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(offsets, lengths), int64, of the dump bytes that the server acknowledged."""
+        return self._acknowledged(MessageType.VMCORE)
+
+    def acknowledged_key(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same of the key block of an encrypted dump."""
+        return self._acknowledged(MessageType.EKCD_KEY)
+
+    def _acknowledged(self, kind: MessageType) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         nothing = np.empty(0, np.int64)
         if not self._sent or not self._acked:
             return nothing, nothing
         sent = np.concatenate(self._sent)
-        core = sent[sent["type"] == MessageType.VMCORE]
+        core = sent[sent["type"] == kind]
         core = core[np.isin(core["seqno"], np.concatenate(self._acked))]
         _, first = np.unique(core["seqno"], return_index=True)
         core = core[first]

@@ -93,6 +93,10 @@ class TftpWatch:
             lengths[self._end[0]] = self._end[1]
         return offsets, lengths
 
+    def acknowledged_key(self) -> tuple[Ints, Ints]:
+        """Nothing: TFTP knows no key block."""
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+
     def extent(self, message: int) -> tuple[int, int] | None:
         """(offset, length) of a block; None if there is nothing in it."""
         blksize = self._of.blksize

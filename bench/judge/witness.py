@@ -70,6 +70,10 @@ class Witness(Protocol):
         """(offsets, lengths), int64, of the dump bytes that the server acknowledged."""
         ...
 
+    def acknowledged_key(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same of the key block of an encrypted dump."""
+        ...
+
     def extent(self, message: int) -> tuple[int, int] | None:
         """(offset, length) of the dump bytes that a message carried; None if it carried none."""
         ...
