@@ -15,6 +15,7 @@ Acks of other kinds than VMCORE are never held; they move the base of those that
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, Protocol
 
@@ -30,6 +31,7 @@ from server.coverage import Coverage
 from server.rescue import STOCK_FIRST_SEQNO, AckHold
 
 Seqnos = NDArray[np.int64]
+Span = tuple[int, int]
 
 NO_SEQNOS: Final = np.empty(0, np.int64)
 #: Messages beyond the first missing one that can be acknowledged: more than any window has.
@@ -58,6 +60,25 @@ class Acks(Protocol):
         """The UDP payloads, uint8 (m, octets), that say so of these; none for no seqnos."""
         ...
 
+    def spans(self) -> list[Span]:
+        """What another life of the server has to know of what was acknowledged, as little as will
+        do: messages, [first, end), counted on from the HERALD's seqno without turning over.
+        """
+        ...
+
+    def fresh(self) -> list[Span]:
+        """The same, of what is new since this was asked last."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """Octets of the longest message, as far as that matters."""
+        ...
+
+    def resume(self, spans: Iterable[Span], longest: int) -> None:
+        """What an earlier life has acknowledged."""
+        ...
+
 
 class _AtOnce:
     """Nothing is held."""
@@ -74,6 +95,16 @@ class _AtOnce:
 class OneByOne(_AtOnce):
     """As stock clients know it: a datagram of four octets a message, in order."""
 
+    longest = 0
+
+    def spans(self) -> list[Span]:
+        return []
+
+    fresh = spans
+
+    def resume(self, spans: Iterable[Span], longest: int) -> None:
+        """Nothing has to be known."""
+
     def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
         return pack_acks(seqnos)
 
@@ -83,6 +114,7 @@ class HeldBack:
 
     def __init__(self, herald_seqno: int) -> None:
         self._hold = AckHold(herald_seqno + 1)
+        self._told = self._hold.base
 
     @property
     def held(self) -> int:
@@ -93,6 +125,22 @@ class HeldBack:
 
     def passed(self, seqnos: Seqnos) -> Seqnos:
         return np.concatenate([self._hold.passed(seqnos), seqnos]) if len(seqnos) else seqnos
+
+    def spans(self) -> list[Span]:
+        return [(self._hold.base - 1, self._hold.base)]
+
+    def fresh(self) -> list[Span]:
+        before, self._told = self._told, self._hold.base
+        return self.spans() if self._told != before else []
+
+    @property
+    def longest(self) -> int:
+        return self._hold.longest
+
+    def resume(self, spans: Iterable[Span], longest: int) -> None:
+        """A chunk's acks go out together, so what was acknowledged lies before the base."""
+        self._hold.base = self._told = max([self._hold.base, *(end for _, end in spans)])
+        self._hold.longest = longest
 
     def datagrams(self, seqnos: Seqnos) -> NDArray[np.uint8]:
         return pack_acks(seqnos)
@@ -114,12 +162,30 @@ class Selective(_AtOnce):
         # Of messages, by their number from the HERALD on: seqnos begin anew, these do not.
         self._kept = Coverage(max_intervals)
         self._next = 0
+        self._fresh: list[Span] = []
         self._longest = HEADER_SIZE  # of the client's datagrams: so long ones pass, and unbroken
 
     @property
     def known(self) -> int:
         """How many messages are acknowledged."""
         return self._kept.total
+
+    def spans(self) -> list[Span]:
+        return [(self._first + start, self._first + end) for start, end in self._kept.intervals()]
+
+    def fresh(self) -> list[Span]:
+        fresh, self._fresh = self._fresh, []
+        return [(self._first + start, self._first + end) for start, end in fresh]
+
+    @property
+    def longest(self) -> int:
+        return self._longest
+
+    def resume(self, spans: Iterable[Span], longest: int) -> None:
+        for start, end in spans:
+            self._kept.add(start - self._first, end - self._first)
+        self._next = self._kept.prefix
+        self._longest = max(self._longest, longest)
 
     def kept(self, seqnos: Seqnos, lengths: NDArray[np.int64]) -> Seqnos:
         if len(lengths):
@@ -136,8 +202,9 @@ class Selective(_AtOnce):
         edges = [0, *(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), len(places)]
         for first, last in pairwise(edges):
             start, end = int(places[first]), int(places[last - 1]) + 1
-            if kept.has_room_for(start, end):
+            if kept.has_room_for(start, end) and not kept.covers(start, end):
                 kept.add(start, end)
+                self._fresh.append((start, end))
         # The HERALD is acknowledged before all else, so the first stretch begins with it.
         limit = ranges_in(self._longest) if self._taken != SELECTIVE_ACKS else SURE_RANGES
         (_, self._next), *spans = kept.first(1 + limit)

@@ -46,6 +46,8 @@ NOTABLE: Final = frozenset(
         "begin",
         "complete",
         "incomplete",
+        "resumed",
+        "not-resumed",
         "failed",
         "finish-refused",
         "refused",
@@ -187,12 +189,13 @@ def _serve(args: argparse.Namespace, later: Later) -> int:
     before_fd = signal.set_wakeup_fd(shell.wakeup_fd, warn_on_full_buffer=False)
     try:
         address, port = shell.address
+        events("ready", {"address": address, "port": port})
+        shell.take_up(core.take_up(folder.left_behind(), folder.boot, time.monotonic()))
         try:
             _tell_ready(args.ready_fd, address, port)
         except OSError as error:
             reason = f"can't write to --ready-fd: {error.strerror}"
             return _complain(NetdumpError(reason), 2, args.json)
-        events("ready", {"address": address, "port": port})
         shell.run()
         events("stopped", {"refused": dict(core.refused)})
     finally:

@@ -28,7 +28,7 @@ Whatever comes, nothing escapes from here but acks; refusals are counted and tol
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -52,6 +52,8 @@ from netdump.offer import AUTHENTICATION, CRC32C, DIGEST, bits_of
 from netdump.opening import Facts, is_proof
 from server.config import ServerConfig
 from server.gate import Gate
+from server.journal import BadJournal
+from server.journal import parse as parse_journal
 from server.life import State
 from server.manifest import WallClock, no_clock
 from server.refusals import (
@@ -69,7 +71,7 @@ from server.refusals import (
 )
 from server.rescue import STOCK_FIRST_SEQNO
 from server.session import Herald, Session, sealed_nak
-from server.store import Store, StoreError, StoreFactory
+from server.store import FileStore, Store, StoreError, StoreFactory
 
 __all__ = ["HeraldReply", "ServerConfig", "ServerCore"]
 
@@ -185,7 +187,7 @@ class ServerCore:
         if isinstance(begun, Reason):
             return HeraldReply(NO_SESSION, False, sealed_nak(herald, begun))
         self._gate.spend(proved.opening, now)
-        self._sessions[begun.session_id].nonce = proved.opening.nonce
+        self._sessions[begun.session_id].opening = proved.opening
         return begun
 
     def _begin(
@@ -254,6 +256,50 @@ class ServerCore:
             session.end(why)
             self._forget(session)
 
+    def has_socket(self, session_id: int, local: tuple[str, int]) -> None:
+        """Where a session's client finds it."""
+        self._sessions[session_id].local = local
+
+    def take_up(
+        self, left: Iterable[tuple[FileStore, bytes]], boot: str, now: float
+    ) -> list[Session]:
+        """Go on with dumps that a server which died has left under way: their stores, and what
+        their journals have. Those that were taken up want a socket at ``local`` again.
+        """
+        found = []
+        for store, octets in left:
+            session = self._take_up(store, octets, boot, now)
+            if session is not None and session.state in (State.RECEIVING, State.COMPLETE):
+                found.append(session)
+        return found
+
+    def _take_up(self, store: FileStore, octets: bytes, boot: str, now: float) -> Session | None:
+        try:
+            past = parse_journal(octets)
+        except BadJournal as error:
+            self._say("not-resumed", ("", 0), dump=store.name, message=str(error))
+            store.close()
+            return None
+        head = past.head
+        keys = None if head.opening is None else self._gate.session(head.client, head.opening)
+        herald = Herald(head.client, head.seqno, head.taken, keys)
+        session = self._new_session(herald, store, now, head.announced)
+        try:
+            session.resume(past, store)
+        except StoreError as error:
+            session.life.give_up(str(error))
+            return None
+        why = ""
+        if head.boot != boot and not head.synced:
+            why = "the machine crashed, and what was acknowledged may not be on its disk"
+        elif head.opening is not None and keys is None:
+            why = "the server was killed, and has no key of this client's any more"
+        elif keys is None and (self.config.require_key or self._gate.names(head.client[0])):
+            why = "the server was killed, and wants a key of this client now"
+        if why:
+            session.life.give_up(why)
+        return session
+
     def no_socket(self, session_id: int) -> bytes | None:
         """The shell can't make one for a new session: as if it had not been opened. What its client
         can be told, as an answer to its proof.
@@ -262,7 +308,8 @@ class ServerCore:
         self.abandon(session_id)
         if not session.authenticated:
             return None
-        self._gate.give_back(session.nonce)
+        if session.opening is not None:
+            self._gate.give_back(session.opening.nonce)
         return session.nak(Reason.BUSY)
 
     def farewells(self) -> list[tuple[int, bytes]]:
@@ -351,6 +398,22 @@ class ServerCore:
     def _offer(
         self, herald: Herald, store: Store, now: float, facts: Facts | None = None
     ) -> Session:
+        session = self._new_session(herald, store, now, facts)
+        self._say(
+            "herald",
+            herald.client,
+            session=session.id,
+            seqno=herald.seqno,
+            selective=bool(herald.taken),
+            crc32c=bool(herald.taken & CRC32C),
+            digest=bool(herald.taken & DIGEST),
+            authenticated=session.authenticated,
+        )
+        return session
+
+    def _new_session(
+        self, herald: Herald, store: Store, now: float, facts: Facts | None = None
+    ) -> Session:
         session = Session(
             session_id=self._next_id,
             herald=herald,
@@ -364,16 +427,6 @@ class ServerCore:
         )
         self._sessions[session.id] = session
         self._next_id += 1
-        self._say(
-            "herald",
-            herald.client,
-            session=session.id,
-            seqno=herald.seqno,
-            selective=bool(herald.taken),
-            crc32c=bool(herald.taken & CRC32C),
-            digest=bool(herald.taken & DIGEST),
-            authenticated=session.authenticated,
-        )
         return session
 
     # -- sessions ----------------------------------------------------------------------------

@@ -39,9 +39,11 @@ class CoreFile:
         max_intervals: int,
         refuse: Callable[[Refusal, int], None],
         on_rewrite: Callable[[int, int], None],
+        on_kept: Callable[[int, int], None],
     ) -> None:
-        """``refuse(why, frames)`` is told of frames that are not kept, and
-        ``on_rewrite(offset, frames)`` of frames that came again with other bytes.
+        """``refuse(why, frames)`` is told of frames that are not kept,
+        ``on_rewrite(offset, frames)`` of frames that came again with other bytes, and
+        ``on_kept(start, end)`` of bytes that were written for the first time.
         """
         self.coverage = Coverage(max_intervals)
         self.cut: int | None = None
@@ -52,6 +54,7 @@ class CoreFile:
         self._store = store
         self._refuse = refuse
         self._on_rewrite = on_rewrite
+        self._on_kept = on_kept
 
     def keep(
         self, offsets: NDArray[np.int64], lengths: NDArray[np.int64], data: NDArray[np.uint8]
@@ -76,6 +79,7 @@ class CoreFile:
                 else:
                     self._store.write(start, _payloads(data, lengths, first, last))
                     self.coverage.add(start, end)
+                    self._on_kept(start, end)
             except StoreError as error:
                 kept[first:] = False
                 return kept, error

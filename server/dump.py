@@ -20,29 +20,36 @@ what a client is told is ``acks.py``'s. Rules:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netdump.digest import NAME, Digest
+from netdump.errors import MalformedHeader
 from netdump.kdh import (
     COMPRESSION_GZIP,
     COMPRESSION_NONE,
     COMPRESSION_ZSTD,
     KernelDumpHeader,
+    parse_kdh,
 )
 from netdump.messages import HEADER_SIZE, Block, MessageType
 from server.completeness import faults, has_footer
 from server.config import ServerConfig
 from server.corefile import CoreFile
+from server.journal import Head, Kind, Pages, Past
 from server.keyblock import KeyBlock
 from server.readback import ReadBack
 from server.refusals import Named, Refusal
-from server.store import Store, StoreError
+from server.store import FileStore, Store, StoreError
 
+#: Octets by which a journal grows, beyond twice what it was, before it is written anew.
+JOURNAL_GROWS: Final = 1 << 20
 SUFFIX: Final = {COMPRESSION_GZIP: ".gz", COMPRESSION_ZSTD: ".zst"}
 
 
@@ -59,7 +66,16 @@ class Dump:
         """``refuse`` and ``on_rewrite`` are told what ``CoreFile`` tells."""
         self.name = ""
         """``vmcore.HOST.N``; "" until ``begin``."""
-        self.vmcore = CoreFile(store, config.max_intervals, refuse, self._rewritten)
+        self.pages = Pages()
+        """What the journal lacks."""
+        self._journaled = 0  # octets of it
+        self.vmcore = CoreFile(
+            store,
+            config.max_intervals,
+            refuse,
+            self._rewritten,
+            partial(self.pages.span, Kind.DATA),
+        )
         self.readback = ReadBack(store)
         self.key = KeyBlock(store)
         self.header: KernelDumpHeader | None = None
@@ -69,6 +85,7 @@ class Dump:
         self._on_rewrite = on_rewrite
         self._store = store
         self._config = config
+        self._compact = 0  # octets of it when it was written anew
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -95,6 +112,12 @@ class Dump:
 
     def take_header(self, header: KernelDumpHeader, octets: bytes) -> None:
         self.header, self._header_bytes = header, octets
+        self.pages.header(octets)
+
+    def keep_key(self, offset: int, octets: bytes) -> None:
+        """May raise StoreError."""
+        self.key.keep(offset, octets)
+        self.pages.span(Kind.KEY, offset, offset + len(octets))
 
     def has_header(self, octets: bytes) -> bool:
         """Are they the header that was taken?"""
@@ -123,6 +146,58 @@ class Dump:
     def write_info(self, text: str) -> None:
         """May raise StoreError."""
         self._store.write_info(text)
+
+    # -- its next life -------------------------------------------------------------------------
+
+    def write_journal(self, head: Callable[[], Head], state: Callable[[Pages], None]) -> None:
+        """All that is not in it yet. ``head`` and ``state`` say what it begins with, and what the
+        acks need, where it is to be written anew: at first, and when it has grown much. May raise
+        StoreError.
+        """
+        octets = self.pages.take()
+        anew = not self._journaled or self._journaled > JOURNAL_GROWS + 2 * self._compact
+        if anew:
+            octets = head().pack() + self._all(state)
+            self._journaled, self._compact = 0, len(octets)
+        elif not octets:
+            return
+        self._store.journal(octets, anew)
+        self._journaled += len(octets)
+
+    def _all(self, state: Callable[[Pages], None]) -> bytes:
+        pages = Pages()
+        for kind, coverage in ((Kind.DATA, self.vmcore.coverage), (Kind.KEY, self.key.coverage)):
+            for start, end in coverage.intervals():
+                pages.span(kind, start, end)
+        if self._header_bytes:
+            pages.header(self._header_bytes)
+        state(pages)
+        return pages.take()
+
+    def end_journal(self) -> None:
+        """Nobody will go on with it."""
+        self._store.end_journal()
+
+    @property
+    def lasts(self) -> tuple[str, bool]:
+        """The machine's boot, and whether what is kept outlasts it."""
+        return self._store.boot, self._store.synced
+
+    def resume(self, past: Past, store: FileStore) -> None:
+        """Go on where another life of the server was. May raise StoreError."""
+        for start, end in past.data:
+            self.vmcore.coverage.add(start, end)
+        self.key.resume(past.key)
+        self.name = store.name
+        if past.header:
+            try:
+                self.header, self._header_bytes = parse_kdh(past.header), past.header
+            except MalformedHeader as error:
+                raise StoreError("the header in its journal is none", errno.EIO) from error
+        if store.finished:
+            self.vmcore.cut = self._cut()
+        elif self.vmcore.coverage.end > store.size:
+            raise StoreError("its file is shorter than what was kept", errno.EIO)
 
     def faults(self, named: Named) -> list[str]:
         """What keeps it from being whole, in words; nothing if it is. ``named``: what was refused.

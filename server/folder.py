@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from server.beside import Later, at_once
+from server.journal_file import remove_unfinished
 from server.store import FileStore, FsyncPolicy, StoreError, error_code
 
 _MAX_PATH_PARTS: Final = 64
+#: Names that are looked at for journals.
+_MOST_NAMES: Final = 100_000
+_JOURNAL: Final = re.compile(r"journal\.([0-9A-Za-z:_.-]+)\.([0-9]{1,9})(\.new)?")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -29,6 +36,8 @@ class DumpFolder:
             raise StoreError(f"can't open the dump folder {path!r}", error_code(error)) from error
         self._fsync: FsyncPolicy = fsync
         self._later = later
+        self.boot = _boot_id()
+        """The machine's, "" if it does not tell."""
         try:
             _check_writable(self._fd, path)
         except StoreError:
@@ -36,10 +45,35 @@ class DumpFolder:
             raise
 
     def __call__(self, client: tuple[str, int], path: str) -> FileStore:
-        return FileStore(self._open(path), client[0], self._fsync, self._later)
+        return self._store(self._open(path), client[0])
+
+    def left_behind(self) -> Iterator[tuple[FileStore, bytes]]:
+        """Dumps that a server which died has left under way, here and below: each one's store, and
+        its journal's octets. What can't be opened, or is another living server's, is left alone.
+        """
+        seen = 0
+        for _, _, names, fd in os.fwalk(".", dir_fd=self._fd, onerror=None):
+            for name in sorted(names):
+                seen += 1
+                match = _JOURNAL.fullmatch(name)
+                if match is None:
+                    continue
+                if match[3]:
+                    remove_unfinished(fd, name)
+                    continue
+                with suppress(OSError, StoreError):
+                    store = self._store(os.open(".", _FOLDER, dir_fd=fd), match[1])
+                    octets = store.resume(int(match[2]))
+                    if octets is not None:
+                        yield store, octets
+            if seen > _MOST_NAMES:
+                return
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _store(self, fd: int, host: str) -> FileStore:
+        return FileStore(fd, host, self._fsync, self._later, self.boot)
 
     def _open(self, path: str) -> int:
         parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -63,6 +97,15 @@ class DumpFolder:
             os.close(fd)
             raise
         return fd
+
+
+def _boot_id() -> str:
+    """random(4); "" where there is none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _check_writable(fd: int, path: str) -> None:

@@ -31,17 +31,17 @@ _STRANGERS: Final = 64
 
 
 class FromOne(socket.socket):
-    """A UDP socket of one client's, at a port of the kernel's choice; it does not block."""
+    """A UDP socket of one client's; it does not block."""
 
-    def __init__(self, local: str, client: tuple[str, int]) -> None:
-        """Raises OSError."""
+    def __init__(self, local: str, client: tuple[str, int], port: int = 0) -> None:
+        """``port`` 0: the kernel chooses. Raises OSError."""
         super().__init__(socket.AF_INET, socket.SOCK_DGRAM)
         self._client = client
         try:
             self.setblocking(False)
             self.filters = self._filter()
             """Else it is connected."""
-            self.bind((local, 0))
+            self.bind((local, port))
             if not self.filters:
                 self._connect()
         except OSError:

@@ -136,6 +136,11 @@ class Gate:
         keys = secret.session(proof.opening)
         return Proved(proof.opening, keys, taken, proof.facts, proof.path)
 
+    def session(self, client: tuple[str, int], opening: Opening) -> SessionKeys | None:
+        """The keys of a session that was opened so, whoever opened it; None: there is no key."""
+        secret = self._secret_of(client[0])
+        return None if secret is None else secret.session(opening)
+
     def check_fresh(self, client: tuple[str, int], opening: Opening, now: float) -> None:
         """Raises Stale if it can't open a session, or has done so before."""
         slot = int(now // SLOT)

@@ -7,6 +7,7 @@ all of the dump is lost, and a client has one key block. It is small, so the byt
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from server.coverage import Coverage
@@ -58,6 +59,14 @@ class KeyBlock:
         """What is read back of it is not what came."""
         found = self.read_back()
         return bool(self._bytes) and (found is None or found[1] != self._bytes)
+
+    def resume(self, spans: Iterable[tuple[int, int]]) -> None:
+        """What another life of the server had kept, of its file. May raise StoreError."""
+        for start, end in spans:
+            self.coverage.add(start, end)
+        if len(self.coverage):
+            _, octets = self._store.read_key()
+            self._bytes = bytearray(octets[: self.coverage.end])
 
     def keep(self, offset: int, octets: bytes) -> None:
         """Put them in the store; bytes below ``MAX_KEY_BYTES``. May raise StoreError."""

@@ -109,14 +109,17 @@ class Life:
             return
         self._take(Step.COMPLETE, "Dump complete")
         self._write_manifest()
-        try:
-            dump.publish()
-        except StoreError as error:
-            # The dump is whole and has its name. Only who looks for the latest is led astray.
-            record.note(f"Latest dump not marked: {error}")
+        self._publish()
         self.write_info()
         dump.seal()  # late copies are compared with the file
         record.say(self.state.value, outcome=record.outcome)
+
+    def _publish(self) -> None:
+        try:
+            self._dump.publish()
+        except StoreError as error:
+            # The dump is whole and has its name. Only who looks for the latest is led astray.
+            self._record.note(f"Latest dump not marked: {error}")
 
     def fail(self, error: StoreError) -> None:
         self.errno = error.errno
@@ -142,6 +145,24 @@ class Life:
             # Anybody can forge HERALDs by the thousand, so this is no news of a dump.
             self._close(Step.GIVE_UP, f"No dump came: {why}", "no-dump")
 
+    def resume(self, finished: bool) -> None:
+        """Another life of the server has begun this dump, or finished it."""
+        self.state = State.COMPLETE if finished else State.RECEIVING
+        self._record.outcome = "Dump complete" if finished else ""
+
+    def end_resuming(self, has_manifest: bool) -> None:
+        """All of it is known again. What an earlier life had finished, it may not have told."""
+        if self.state is State.COMPLETE:
+            if not has_manifest:
+                self._write_manifest()
+            self._publish()
+        self.write_info()
+
+    def give_up(self, why: str) -> None:
+        """It can't be gone on with, and what is stored may be less than was acknowledged."""
+        if self.state is State.RECEIVING:
+            self._close(Step.GIVE_UP, f"Dump incomplete: {why}")
+
     def write_info(self) -> bool:
         """The info file as things stand. If the disk refuses it, so it does the dump."""
         text = self._record.text(self._dump.header)
@@ -165,6 +186,7 @@ class Life:
         if began:
             self._write_manifest()
             self.write_info()
+        self._dump.end_journal()
         self._dump.close()
         self._record.say(event or self.state.value, outcome=outcome)
 

@@ -66,7 +66,8 @@ class AckHold:
         self.base = base
         self._sizes = np.full(SPAN, _ABSENT, np.int64)  # by seqno - base
         self._top = 0  # one past the highest fragment seen
-        self._longest = 0
+        self.longest = 0
+        """Of this session's fragments, bytes."""
         self._rounds = 0
         self._first_seen = False
 
@@ -95,8 +96,8 @@ class AckHold:
         """
         if not len(seqnos):
             return seqnos
-        self._longest = max(self._longest, int(sizes.max()))
-        if self._longest >= SAFE_FRAGMENT:
+        self.longest = max(self.longest, int(sizes.max()))
+        if self.longest >= SAFE_FRAGMENT:
             return np.concatenate([self._release(), seqnos]) if self._top else seqnos
         relative = seqnos - self.base
         free = (relative < 0) | (sizes == 0)
@@ -146,18 +147,18 @@ class AckHold:
 
     def _chunk_end(self) -> int:
         """How many seqnos from the base on are whole chunks' worth; 0 if the end isn't known."""
-        if self._longest >= SAFE_FRAGMENT:
+        if self.longest >= SAFE_FRAGMENT:
             return self._top
         count = self._contiguous()
         if count == 0:
             return 0
         sizes = self._sizes[:count]
-        short = np.flatnonzero(sizes < max(self._longest, 1))
+        short = np.flatnonzero(sizes < max(self.longest, 1))
         if len(short):
             return int(short[0]) + 1
         # All equal, all as long as they get.
-        full = -(-CHUNK_BYTES // self._longest)
+        full = -(-CHUNK_BYTES // self.longest)
         if count >= full:
             return full
-        undecided = count * self._longest % BLOCK_BYTES == 0 and count == self._top
+        undecided = count * self.longest % BLOCK_BYTES == 0 and count == self._top
         return count if undecided and self._rounds >= ROUNDS else 0

@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from netdump import crc
 from netdump.digest import parse_digest
-from netdump.keys import TAG_SIZE, SessionKeys
+from netdump.keys import TAG_SIZE, Opening, SessionKeys
 from netdump.messages import Block, MessageType, parse_block
 from netdump.nak import Reason, disk_reason, pack_nak
 from netdump.offer import CRC32C, DIGEST
@@ -53,6 +53,7 @@ from server.acks import NO_SEQNOS, Selective, Seqnos, acks_for
 from server.config import ServerConfig
 from server.dump import Dump, payloads
 from server.infofile import escape
+from server.journal import Head, Kind, Pages, Past
 from server.keyblock import KEY_TOO_LONG, MAX_KEY_BYTES, SECOND_KEY
 from server.life import Life, State
 from server.manifest import Facts, WallClock, no_clock, render
@@ -68,7 +69,7 @@ from server.refusals import (
     judge_header,
     malformed,
 )
-from server.store import Store, StoreError
+from server.store import FileStore, Store, StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,12 @@ class Session:
         self.life = Life(self.dump, self.record, self._manifest)
         self.heard = False
         """The latest batch had a message that was not refused by its form."""
-        self.nonce = b""
-        """That of the challenge that opened it, if one did."""
+        self.opening: Opening | None = None
+        """What an authenticated one was opened with."""
+        self.local = ("", 0)
+        """Its socket's address; "" until it has one."""
+        self._journals = config.strict_finish  # netdumpd has no journal
+        self._longest = 0
         self._no: Reason | None = None
         self._config = config
         self._counts = refusals.counts
@@ -220,12 +225,68 @@ class Session:
         """
         acks = self.acks
         if not (self.authenticated and isinstance(acks, Selective)):
-            return acks.datagrams(seqnos)
-        before = acks.known
-        datagrams = acks.datagrams(seqnos)
-        if acks.known != before:
-            self.last_heard = now
+            datagrams = acks.datagrams(seqnos)
+        else:
+            before = acks.known
+            datagrams = acks.datagrams(seqnos)
+            if acks.known != before:
+                self.last_heard = now
+        self._write_journal()
         return datagrams
+
+    def _write_journal(self) -> None:
+        """What is about to be acknowledged is to outlive the server. Where that can't be, the dump
+        goes on without, and no journal tells less than what was acknowledged.
+        """
+        pages, acks = self.dump.pages, self.acks
+        if not (self.local[0] and self._journals):
+            pages.clear()
+            return
+        for start, end in acks.fresh():
+            pages.span(Kind.ACKED, start, end)
+        if acks.longest != self._longest:
+            self._longest = acks.longest
+            pages.longest(self._longest)
+        try:
+            self.dump.write_journal(self._head, self._say_acks)
+        except StoreError as error:
+            self._journals = False
+            self.dump.end_journal()
+            self.record.note(f"If the server is killed, this dump ends: {error}")
+
+    def _head(self) -> Head:
+        boot, synced = self.dump.lasts
+        herald = self.herald
+        return Head(
+            client=herald.client,
+            seqno=herald.seqno,
+            taken=herald.taken,
+            local=self.local,
+            boot=boot,
+            synced=synced,
+            opening=self.opening,
+            announced=self.announced,
+            began=self._began,
+        )
+
+    def _say_acks(self, pages: Pages) -> None:
+        for start, end in self.acks.spans():
+            pages.span(Kind.ACKED, start, end)
+        if self.acks.longest:
+            pages.longest(self.acks.longest)
+
+    def resume(self, past: Past, store: FileStore) -> None:
+        """Go on where another life of the server was. May raise StoreError."""
+        self.local = past.head.local
+        self.opening = past.head.opening
+        self._began = past.head.began
+        self.acks.datagrams(np.array([self.herald.seqno], np.int64))
+        self.acks.resume(past.acked, past.longest)
+        self.life.resume(store.finished)
+        self.dump.resume(past, store)
+        self.record.note("The server was killed, and came up again")
+        self.record.say("resumed")
+        self.life.end_resuming(store.has_manifest)
 
     @property
     def no(self) -> Reason | None:
@@ -246,6 +307,7 @@ class Session:
 
     def close(self) -> None:
         """The session is forgotten: let go of its files."""
+        self.dump.end_journal()
         self.dump.close()
 
     # -- rules: a run of messages of one type; the seqnos to acknowledge -------------------------
@@ -309,7 +371,7 @@ class Session:
             if not self.life.begun():
                 break
             try:
-                self.dump.key.keep(offset, octets)
+                self.dump.keep_key(offset, octets)
             except StoreError as error:
                 self.life.fail(error)
                 break

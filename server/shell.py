@@ -15,7 +15,7 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
@@ -30,6 +30,7 @@ from server.neighbours import Pin, pin, unpin
 from server.packets import AckSender, probe
 from server.readers import MAX_DATAGRAM, OUR_ERRORS, Lack, Reader, SureReader
 from server.refusals import OnEvent
+from server.session import Session
 
 #: Receive buffer of a client's socket, bytes. Default sizes hold 92 full frames: a window and a
 #: half, at which a busy disk costs a retransmission round.
@@ -108,6 +109,20 @@ class Shell:
         host, port = self._herald.getsockname()
         return str(host), int(port)
 
+    def take_up(self, sessions: Iterable[Session]) -> None:
+        """Hear the clients of these again, where they send to."""
+        for session in list(sessions):
+            local, port = session.local
+            try:
+                sock = _connect(local, session.herald.client, self._merged, port)
+            except OSError as error:
+                name = errno.errorcode.get(error.errno or 0, str(error.errno))
+                why = f"the server was killed, and can't have its port again: {name}"
+                self._core.abandon(session.id, why)
+                continue
+            self._sockets[session.id] = sock
+            self._selector.register(sock, selectors.EVENT_READ, session.id)
+
     @property
     def wakeup_fd(self) -> int:
         """For ``signal.set_wakeup_fd``: a signal ends the wait."""
@@ -185,6 +200,7 @@ class Shell:
                 if nak is not None:
                     self._say(nak, client, local)
                 return
+            self._core.has_socket(reply.session_id, sock.getsockname())
             self._sockets[reply.session_id] = sock
             self._selector.register(sock, selectors.EVENT_READ, reply.session_id)
         acks = np.frombuffer(reply.ack, np.uint8).reshape(1, -1)
@@ -304,8 +320,8 @@ def _listen(address: str, port: int) -> socket.socket:
     return sock
 
 
-def _connect(local: str, client: tuple[str, int], merged: bool) -> socket.socket:
-    sock = FromOne(local, client)
+def _connect(local: str, client: tuple[str, int], merged: bool, port: int = 0) -> socket.socket:
+    sock = FromOne(local, client, port)
     _enlarge(sock)
     if merged:
         try:

@@ -7,11 +7,14 @@ For the N-th dump of HOST (a numeric address)::
     vmcore.HOST.N            the dump, complete (vmcore_encrypted.HOST.N; + .gz, .zst)
     key.HOST.N               the encrypted key block of an encrypted dump
     manifest.HOST.N          what is stored, and what of it was verified (``manifest.py``)
+    journal.HOST.N           for a server that comes up again (``journal.py``), while it is wanted
     bounds.HOST              the next N
     vmcore.HOST.last         -> the latest complete dump; info.HOST.last -> its info
 
-netdumpd has no ``.partial``: there a half dump looks like a whole one; and it has no manifest.
-Everything is 0600 (the key 0400), created with O_EXCL and never followed through a symbolic link.
+netdumpd has no ``.partial``: there a half dump looks like a whole one; and it has no manifest and
+no journal. Who has a journal open holds a lock on it, so no two servers have one dump.
+Everything is 0600 (the key of a complete dump 0400), created with O_EXCL and never followed through
+a symbolic link.
 
 Rules:
 
@@ -38,6 +41,7 @@ from numpy.typing import NDArray
 
 from netdump.errors import NetdumpError
 from server.beside import Later, at_once
+from server.journal_file import JournalFile
 
 #: When bytes are forced to the disk: never, before FINISHED is acknowledged, before each ack.
 FsyncPolicy = Literal["none", "finish", "always"]
@@ -94,6 +98,24 @@ class Store(Protocol):
         """Make the manifest: all of it, or none."""
         ...
 
+    @property
+    def synced(self) -> bool:
+        """What was kept is on the disk, and not only with the kernel."""
+        ...
+
+    @property
+    def boot(self) -> str:
+        """The machine's, "" if it does not tell."""
+        ...
+
+    def journal(self, octets: bytes, anew: bool) -> None:
+        """Append to the journal; ``anew``: they are all of it, or it is left as it was."""
+        ...
+
+    def end_journal(self) -> None:
+        """Nobody will go on with this dump: it has none. Never raises."""
+        ...
+
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the dump, as kept."""
         ...
@@ -137,15 +159,22 @@ class FileStore:
     """One dump's files below an open folder, which it owns from now on."""
 
     def __init__(
-        self, folder_fd: int, host: str, fsync: FsyncPolicy = "finish", later: Later = at_once
+        self,
+        folder_fd: int,
+        host: str,
+        fsync: FsyncPolicy = "finish",
+        later: Later = at_once,
+        boot: str = "",
     ) -> None:
-        """``later``: a thread pool's ``submit``."""
+        """``later``: a thread pool's ``submit``. ``boot``: an id of the machine's boot."""
+        self.boot = boot
         self.later = later
         self._folder = folder_fd
         # Numeric addresses pass unchanged; nothing else can name another file.
         self._host = re.sub(r"[^0-9A-Za-z.:_-]", "_", host)[:64]
         self._fsync = fsync
         self._core = self._info = self._key = -1
+        self._journal = JournalFile()
         self._number = -1
         self._final = ""
         self._unsynced = 0
@@ -183,7 +212,7 @@ class FileStore:
         """Is any name in use that this number could come to need?"""
         cores = [self._name(kind) for kind in ("vmcore", "vmcore_encrypted")]
         names = [core + suffix for core in cores for suffix in SUFFIXES]
-        names += [self._name(kind) for kind in ("info", "key", "manifest")]
+        names += [self._name(kind) for kind in ("info", "key", "manifest", "journal")]
         names += [self._name("vmcore") + ".partial"]
         return any(map(self._exists, names))
 
@@ -258,7 +287,7 @@ class FileStore:
         try:
             if self._key < 0:
                 self._require_ours(self._name("vmcore") + ".partial", self._core)
-                self._key = self._create(self._name("key"), 0o400)
+                self._key = self._create(self._name("key"), 0o600)
             self._pwrite_all(self._key, data, offset)
         except OSError as error:
             raise StoreError("can't write the key file", error_code(error)) from error
@@ -301,6 +330,90 @@ class FileStore:
                 os.close(fd)
         except OSError as error:
             raise StoreError(f"can't write {name}", error_code(error)) from error
+
+    # -- for the next life ---------------------------------------------------------------------
+
+    @property
+    def synced(self) -> bool:
+        return self._fsync == "always"
+
+    def journal(self, octets: bytes, anew: bool) -> None:
+        name = self._name("journal")
+        try:
+            if anew:
+                self._journal.begin(self._folder, name, octets, self.synced)
+            else:
+                self._journal.append(octets, self.synced)
+        except OSError as error:
+            raise StoreError(f"can't write {name}", error_code(error)) from error
+
+    def end_journal(self) -> None:
+        with suppress(OSError, StoreError):
+            if self._journal.fd >= 0:
+                self._require_ours(self._name("journal"), self._journal.fd)
+                os.unlink(self._name("journal"), dir_fd=self._folder)
+        self._journal.close()
+
+    def resume(self, number: int) -> bytes | None:
+        """Go on with a dump that another life of the server began: its journal's octets; None:
+        somebody has it.
+        """
+        self._number = number
+        try:
+            octets = self._journal.resume(self._folder, self._name("journal"))
+            if octets is None:
+                self.close()
+                return None
+            self._info = self._reopen("info")
+            with suppress(FileNotFoundError):
+                self._key = self._reopen("key")
+            self._core = self._reopen_core()
+        except OSError as error:
+            self.close()
+            raise StoreError(
+                f"can't go on with {self._name('vmcore')}", error_code(error)
+            ) from error
+        return octets
+
+    def _reopen(self, kind: str, suffix: str = "") -> int:
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        name = self._name(kind) + suffix
+        try:
+            return os.open(name, os.O_RDWR | flags, dir_fd=self._folder)
+        except PermissionError:  # the key of a complete dump
+            return os.open(name, os.O_RDONLY | flags, dir_fd=self._folder)
+
+    def _reopen_core(self) -> int:
+        finals = [(k, s) for k in ("vmcore", "vmcore_encrypted") for s in SUFFIXES]
+        for kind, suffix in [("vmcore", ".partial"), *finals]:
+            with suppress(FileNotFoundError):
+                fd = self._reopen(kind, suffix)
+                if suffix != ".partial":
+                    self._final = self._name(kind) + suffix
+                return fd
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    @property
+    def finished(self) -> bool:
+        """It has its final name."""
+        return bool(self._final)
+
+    @property
+    def has_manifest(self) -> bool:
+        return self._exists(self._name("manifest"))
+
+    @property
+    def name(self) -> str:
+        """Of the dump."""
+        return self._final or self._name("vmcore")
+
+    @property
+    def size(self) -> int:
+        """Octets of the dump's file."""
+        try:
+            return os.fstat(self._core).st_size
+        except OSError as error:
+            raise StoreError("can't tell the dump's size", error_code(error)) from error
 
     def _pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
         views = [memoryview(data)] if data else []
@@ -348,6 +461,8 @@ class FileStore:
         try:
             if length is not None:
                 os.ftruncate(self._core, length)
+            if self._key >= 0:
+                os.fchmod(self._key, 0o400)
             if self._fsync != "none":
                 os.fsync(self._core)
                 if self._key >= 0:
@@ -406,13 +521,15 @@ class FileStore:
             raise
 
     def seal(self) -> None:
-        fds = (self._info, self._key, self._folder)
-        self._info = self._key = self._folder = -1
+        fds = (self._info, self._key)
+        self._info = self._key = -1
         _close(fds)
 
     def close(self) -> None:
         self.seal()
-        fds, self._core = (self._core,), -1
+        self._journal.close()
+        fds = (self._core, self._folder)
+        self._core = self._folder = -1
         _close(fds)
 
     # -- names -------------------------------------------------------------------------------

@@ -467,10 +467,13 @@ def test_a_key_file_that_is_not_what_came_makes_no_complete_dump(rig: Rig) -> No
     assert rig.info()[-1].endswith("what was read back of the key block is not what came")
 
 
-def test_a_dump_that_waits_to_be_forgotten_holds_one_file_open(rig: Rig) -> None:
+def test_a_dump_that_waits_to_be_forgotten_holds_two_files_and_their_folder_open(rig: Rig) -> None:
+    """The dump, which late copies are compared with, and the journal."""
     before = len(os.listdir("/proc/self/fd"))
-    assert rig.dump(rig.open(), IMAGE, HEADER, 2)
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    session = rig.open()
+    rig.core.has_socket(session, ("198.18.0.1", 40123))
+    assert rig.dump(session, IMAGE, HEADER, 2)
+    assert len(os.listdir("/proc/self/fd")) == before + 3
     rig.core.tick(600.0)
     assert len(os.listdir("/proc/self/fd")) == before
 

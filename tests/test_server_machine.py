@@ -1,13 +1,15 @@
 """Whatever anybody sends, in whatever order: the server's promises hold.
 
 Several clients, each with its own true image, send good and bad messages; copies of old ones come
-again; time passes; the disk fills up. After each step:
+again; time passes; the disk fills up; the server is killed, and another comes up over its folder.
+After each step:
 
 * nothing raises;
 * every acknowledged byte is in a file, as it was first sent;
 * no file is outside the dump folder, or has a name that the server doesn't give;
 * sessions, and with them sockets, are bounded, and so are open files;
-* what a session has acknowledged it acknowledges again, while it runs or is complete.
+* what a session has acknowledged it acknowledges again, while it runs or is complete, in whatever
+  life of the server.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from netdump.messages import Message, MessageType
 from netdump.sack import OFFER, parse_sack
 from server.config import ServerConfig
 from server.core import ServerCore
+from server.folder import DumpFolder
 from server.life import State
+from server.store import FileStore, Store
 from tests.server_rig import Disk, block, finished, herald, image_of, kdh, vmcore
 
 CLIENTS = [("198.18.0.2", 20024), ("198.18.0.3", 20024), ("198.18.0.3", 1024)]
@@ -38,7 +42,7 @@ UNITS = 12
 LENGTH = UNIT * (UNITS - 1) + 100
 IMAGES = [image_of(LENGTH, seed) for seed in range(len(CLIENTS))]
 NAMES = re.compile(
-    r"(vmcore|vmcore_encrypted|info|key|bounds|manifest)\.198\.18\.0\.[23]"
+    r"(vmcore|vmcore_encrypted|info|key|bounds|manifest|journal)\.198\.18\.0\.[23]"
     r"(\.last|\.[0-9]+(\.gz|\.zst|\.partial)?)?"
 )
 u32, u64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
@@ -72,7 +76,9 @@ class Server(RuleBasedStateMachine):
         (self.folder / "lab").mkdir()
         self.disk = Disk(self.folder, room=UNIT * UNITS * 6, bite=5000)
         self.config = ServerConfig(max_clients=6, max_offers=2, max_dump=1 << 16, max_intervals=8)
-        self.core = ServerCore(self.config, self.disk)
+        self.stores: list[FileStore] = []
+        self.ports = 0
+        self.core = ServerCore(self.config, self.open_store)
         self.now = 0.0
         self.sockets: dict[int, int] = {}  # session -> client's number
         self.foreign: set[int] = set()  # sessions with bytes that no image has
@@ -83,6 +89,16 @@ class Server(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.core.stop()
         self.outside.cleanup()
+
+    def open_store(self, client: tuple[str, int], path: str) -> Store:
+        self.stores.append(self.disk(client, path))
+        return self.stores[-1]
+
+    def opened(self, session: int, who: int) -> None:
+        self.sockets[session] = who
+        if not self.core.sessions[session].local[0]:
+            self.ports += 1
+            self.core.has_socket(session, ("198.18.0.1", 40000 + self.ports))
 
     def send(self, session: int, datagrams: list[bytes]) -> list[int]:
         acks = self.core.receive(session, *block(datagrams), self.now)
@@ -117,7 +133,7 @@ class Server(RuleBasedStateMachine):
         reply = self.core.herald(CLIENTS[who], datagram, self.now)
         if reply is not None:
             assert reply.fresh == (reply.session_id not in self.sockets)
-            self.sockets[reply.session_id] = who
+            self.opened(reply.session_id, who)
 
     @precondition(lambda self: self.sockets)
     @rule(data=st.data(), first=st.integers(0, UNITS - 1), count=st.integers(1, UNITS))
@@ -179,7 +195,33 @@ class Server(RuleBasedStateMachine):
     def the_herald_port_hears_rubbish(self, datagram: bytes, who: int) -> None:
         reply = self.core.herald(CLIENTS[who], datagram, self.now)
         if reply is not None:
-            self.sockets[reply.session_id] = who
+            self.opened(reply.session_id, who)
+
+    @rule()
+    def the_server_is_killed_and_comes_up_again(self) -> None:
+        """Nobody's dump is lost that had begun; offers are."""
+        before = dict(self.core.sessions)
+        for store in self.stores:
+            store.close()
+        self.core = ServerCore(self.config, self.open_store)
+        folder = DumpFolder(str(self.folder), "none")
+        left = list(folder.left_behind())
+        self.stores = [store for store, _ in left]
+        self.core.take_up(left, folder.boot, self.now)
+        folder.close()
+        after = {one.local: number for number, one in self.core.sessions.items()}
+        lives = {n: after[one.local] for n, one in before.items() if one.local in after}
+        for number, old in before.items():
+            parts = self.acked.get(number)
+            if parts and old.state in (State.RECEIVING, State.COMPLETE):
+                new = self.core.sessions[lives[number]]
+                assert new.acks.spans() == old.acks.spans()
+                covers = new.dump.vmcore.coverage.covers
+                assert all(covers(at, at + len(octets)) for at, octets in parts.items())
+        self.sockets = {lives[n]: who for n, who in self.sockets.items() if n in lives}
+        self.foreign = {lives[n] for n in self.foreign if n in lives}
+        self.acked = {lives[n]: parts for n, parts in self.acked.items() if n in lives}
+        self.said = [(lives[n], datagram) for n, datagram in self.said if n in lives]
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 14.0, 16.0, 70.0, 601.0]))
     def time_passes(self, seconds: float) -> None:
@@ -227,7 +269,7 @@ class Server(RuleBasedStateMachine):
     @invariant()
     def sessions_and_files_are_bounded(self) -> None:
         assert len(self.core.sessions) <= self.config.max_clients
-        assert len(os.listdir("/proc/self/fd")) <= self.base_fds + 4 * self.config.max_clients
+        assert len(os.listdir("/proc/self/fd")) <= self.base_fds + 5 * self.config.max_clients
         for session in self.core.sessions.values():
             assert len(session.dump.vmcore.coverage) <= self.config.max_intervals
 

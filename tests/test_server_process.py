@@ -147,3 +147,25 @@ def test_it_dies_with_a_bench_that_is_killed(tmp_path: Path) -> None:
 def test_it_starts_one_thread_of_its_own_and_none_of_openblas(server: ServerProcess) -> None:
     # OpenBLAS's, one a core, cost more time than all the rest of the start.
     assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 2
+
+
+def test_killed_and_started_again_it_says_that_it_is_ready_and_then_what_it_goes_on_with(
+    namespace: NetNamespace, server: ServerProcess
+) -> None:
+    answer = herald(namespace, 1)
+    assert answer is not None
+    with namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 20024))
+        sock.settimeout(HANG_S)
+
+        def said(seqno: int, offset: int, payload: bytes) -> bytes:
+            message = wf.message(wf.VMCORE, seqno, payload, offset)
+            sock.sendto(message, ("127.0.0.1", answer[1]))
+            return sock.recv(100)
+
+        assert said(2, 0, bytes(4096)) == (2).to_bytes(4, "big")
+        server.restart()
+        assert said(2, 0, bytes(4096)) == (2).to_bytes(4, "big"), "at the same port"
+    lines = server.output().splitlines()
+    lives = [line.split()[0] for line in lines if line.split()[0] in ("ready", "resumed")]
+    assert lives == ["ready", "ready", "resumed"]

@@ -56,6 +56,9 @@ class EchoCore:
             self.got.append((session_id, row[:length].tobytes()))
         return data[:, 4:8].copy()
 
+    def has_socket(self, session_id: int, local: tuple[str, int]) -> None:
+        """It outlives nothing."""
+
     def tick(self, now: float) -> list[int]:
         forgotten, self.forget = self.forget, []
         return forgotten

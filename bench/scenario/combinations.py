@@ -101,6 +101,8 @@ def settings(case: ResolvedCase) -> Iterator[tuple[Path, str]]:
             yield ("wire", "fault", i, "length"), says
     if case.server.lost_after is not None and not case.server.present:
         yield ("server", "lost_after"), "there is no server"
+    if case.server.lost_times > 1 and case.server.back_ms is None:
+        yield ("server", "lost_times"), "none comes up again: give back_ms"
     if case.server.back_ms is not None and case.server.lost_after is None:
         yield ("server", "back_ms"), "it never goes: give lost_after"
     if not case.server.present and case.expect.outcome in ("complete", "silent-hole"):

@@ -137,6 +137,8 @@ class Server(PartTable):
     """It is killed when so many frames of data have reached it."""
     back_ms: Annotated[StrictInt | None, Field(ge=0, le=60_000)] = None
     """Then another one comes up over the same folder, so much later; not given: never."""
+    lost_times: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    """And all that so often: each one is killed as many frames after it came up."""
 
 
 class Client(PartTable):

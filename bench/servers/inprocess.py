@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from bench.servers import ServerProtocol
 from bench.servers.names import OURS, DumpNames, StoredDump
 from bench.servers.simhost.host import SimHost
-from bench.servers.simhost.process import Core
+from bench.servers.simhost.process import Core, Taken
 from netdump.keys import KEY_SIZE
 from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
 from server.refusals import OnEvent
-from server.store import FsyncPolicy, Store
+from server.store import FileStore, FsyncPolicy, Store
 
 
 class Simulated(ABC):
@@ -49,6 +49,10 @@ class Simulated(ABC):
     def _bring_up(self) -> Core:
         """A new core over the folder, which is there."""
 
+    def _taken_up(self) -> list[Taken]:
+        """Sessions of an earlier life that it goes on with."""
+        return []
+
     @abstractmethod
     def _finish(self) -> None:
         """The core ends what it does, in good order."""
@@ -61,7 +65,8 @@ class Simulated(ABC):
         if self.running:
             return
         self.dumpdir.mkdir(parents=True, exist_ok=True)
-        self._host.listen(self._bring_up(), self.port)
+        core = self._bring_up()
+        self._host.listen(core, self.port, self._taken_up())
 
     def stop(self) -> None:
         if self.running:
@@ -148,6 +153,13 @@ class InProcessServer(Simulated):
         self.core = ServerCore(self._config, self._open_store, self._on_event, secret=secret)
         return self.core
 
+    def _taken_up(self) -> list[Taken]:
+        if self.core is None or self._folder is None:
+            return []
+        left = self._left_behind(self._folder)
+        sessions = self.core.take_up(left, self._folder.boot, self._host.now_ns / 1e9)
+        return [(one.id, one.herald.client, one.local[1]) for one in sessions]
+
     def _finish(self) -> None:
         if self.core is not None:
             self.core.stop()
@@ -166,6 +178,15 @@ class InProcessServer(Simulated):
             raise RuntimeError(
                 "a store was asked for after the server's end: a defect of the bench"
             )
-        store = self._disk(self._folder(client, path))
-        self._stores.append(store)
-        return store
+        return self._owned(self._folder(client, path))
+
+    def _owned(self, store: FileStore) -> Store:
+        kept = self._disk(store)
+        self._stores.append(kept)
+        return kept
+
+    def _left_behind(self, folder: DumpFolder) -> Iterator[tuple[FileStore, bytes]]:
+        """What an earlier life has left is no story's to spoil: it has its faults behind it."""
+        for store, octets in folder.left_behind():
+            self._stores.append(store)
+            yield store, octets

@@ -92,7 +92,7 @@ _DUMP: Final = r"vmcore(_encrypted)?\.[\w.:-]+"
 OURS: Final = DumpNames(
     finished=re.compile(_DUMP),
     unfinished=re.compile(_DUMP + r"\.partial"),
-    others=re.compile(r"(info|bounds|key|manifest)\.[\w.:-]+"),
+    others=re.compile(r"(info|bounds|key|manifest|journal)\.[\w.:-]+"),
 )
 
 

@@ -265,8 +265,10 @@ _RESTARTS: Final = """\
 ## The server restarts
 
 It is killed when {lost:,} frames of data have come, and {back} ms later another one is there, over
-the same folder. What had come is kept, and our servers say by its name that it is not whole. (A
-stock TFTP server's file has the name of a whole one: `docs/tftp.md`.)
+the same folder. Our netdump server has written down what that one needs, and it goes on where the
+first one was; a server that behaves as netdumpd does not. Of a dump that failed what had come is
+kept, and our servers say by its name that it is not whole. (A stock TFTP server's file has the name
+of a whole one: `docs/tftp.md`.)
 """
 _COST: Final = """\
 ## Packets, code and state

@@ -1,8 +1,8 @@
 """The moment at which the server is lost: when so many frames of data have come to it.
 
-A wire round the bare one, so that what a fault has lost does not count. The server is killed, as a
-machine that loses its power; frames go on to where it was. Later another one may come up over the
-same folder, which knows nothing of the first.
+A wire round the bare one, so that what a fault has lost does not count. The server is killed, as by
+kill -9; frames go on to where it was. Later another one may come up over the same folder, which
+knows of the first what lies there; and may be killed in its turn, so many frames later.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ from nic_models.frames import Frames
 
 
 class Outage:
-    """Kills the server after ``after`` data frames; brings it up ``back_ms`` later. A ``Wire``."""
+    """Kills the server after ``after`` data frames; brings it up ``back_ms`` later; all that so
+    many ``times``. A ``Wire``."""
 
     def __init__(
-        self, inner: Wire, server: DumpServer, clock: Clock, after: int, back_ms: int | None
+        self,
+        inner: Wire,
+        server: DumpServer,
+        clock: Clock,
+        after: int,
+        back_ms: int | None,
+        times: int = 1,
     ) -> None:
+        self._after = after
+        self._times = times
         self._inner = inner
         self._server = server
         self._clock = clock
@@ -32,11 +41,12 @@ class Outage:
     def send(self, frames: Frames) -> None:
         self._look()
         self._inner.send(frames)
-        if self._left <= 0:
+        if self._left <= 0 or self._due_ns is not None:
             return
         self._left -= int(np.count_nonzero(np.isin(classify(frames), DATA)))
         if self._left <= 0:
             self._server.kill()
+            self._times -= 1
             if self._back_ns is not None:
                 self._due_ns = self._clock.now_ns() + self._back_ns
 
@@ -51,3 +61,5 @@ class Outage:
         if self._due_ns is not None and self._clock.now_ns() >= self._due_ns:
             self._due_ns = None
             self._server.start()
+            if self._times > 0:
+                self._left = self._after

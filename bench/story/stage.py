@@ -337,7 +337,9 @@ def _stage(
     far_wire = bare_wire
     wanted = case.server
     if server is not None and wanted.lost_after is not None:
-        far_wire = Outage(bare_wire, server, clock, wanted.lost_after, wanted.back_ms)
+        far_wire = Outage(
+            bare_wire, server, clock, wanted.lost_after, wanted.back_ms, wanted.lost_times
+        )
     faults = Faults(far_wire, rules, seed=seed, clock=clock, observer=observer)
     bystanders = Bystanders(faults, tricks, clock=clock, observer=observer, to_server=bare_wire)
     server_ip, gateway_ip = _addresses(case)

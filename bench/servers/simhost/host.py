@@ -16,8 +16,10 @@ how many of them a selective ack stands, as with a real server that finds more o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench.servers.simhost.config import HostConfig, HostCounts
-from bench.servers.simhost.process import Core, SimProcess
+from bench.servers.simhost.process import Core, SimProcess, Taken
 from bench.servers.simhost.sockets import Datagrams, PlainSocket, Ports
 from bench.servers.simhost.stack import Stack
 from bench.wire.contracts import Wire
@@ -30,6 +32,8 @@ class SimHost:
     def __init__(self, wire: Wire, config: HostConfig | None = None) -> None:
         self.config = config or HostConfig()
         self.counts = HostCounts()
+        self.now_ns = 0
+        """When it had its latest turn."""
         self._wire = wire
         self._ports = Ports()
         self._stack = Stack(wire, self.config, self.counts, self._deliver)
@@ -37,6 +41,7 @@ class SimHost:
 
     def pump(self, now_ns: int) -> None:
         """Work on all that has arrived, and put the answers on the wire."""
+        self.now_ns = now_ns
         self._server.catch_up(now_ns)
         frames = self._wire.receive()
         if len(frames):
@@ -52,9 +57,11 @@ class SimHost:
 
     # --- the server's life ------------------------------------------------------------------------
 
-    def listen(self, core: Core, port: int = HERALD_PORT) -> None:
-        """A server starts: it owns the port where sessions are opened."""
-        self._server.listen(core, port)
+    def listen(self, core: Core, port: int = HERALD_PORT, taken: Sequence[Taken] = ()) -> None:
+        """A server starts: it owns the port where sessions are opened, and those of sessions that
+        it has taken up.
+        """
+        self._server.listen(core, port, taken)
 
     def hang_up(self) -> None:
         """The server is gone, and its sockets with all that was in them."""

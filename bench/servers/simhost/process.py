@@ -14,7 +14,7 @@ the HERALDs' own.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
@@ -57,8 +57,13 @@ class Core(Protocol):
         self, session_id: int, data: NDArray[np.uint8], lengths: NDArray[np.int64], now: float
     ) -> NDArray[np.uint8]: ...
 
+    def has_socket(self, session_id: int, local: tuple[str, int]) -> None: ...
+
     def tick(self, now: float) -> list[int]: ...
 
+
+#: A session that a server has taken up: its number, its client, its port.
+Taken = tuple[int, tuple[str, int], int]
 
 #: ``Stack.send``: from a port, to a client, payloads, and when each leaves.
 Send = Callable[[int, tuple[bytes, int], NDArray[np.uint8], NDArray[np.int64]], None]
@@ -80,11 +85,17 @@ class SimProcess:
 
     # --- its life ---------------------------------------------------------------------------------
 
-    def listen(self, core: Core, port: int = HERALD_PORT) -> None:
-        """A server starts: it owns the port where sessions are opened."""
+    def listen(self, core: Core, port: int = HERALD_PORT, taken: Sequence[Taken] = ()) -> None:
+        """A server starts: it owns the port where sessions are opened, and those of sessions that
+        it has taken up.
+        """
         self.hang_up()
         self._core = core
         self._ports.server[port] = ServerSocket(None, None)
+        for session, (ip, client_port), its_port in taken:
+            self._session_ports[session] = its_port
+            client = IPv4Address(ip).packed, client_port
+            self._ports.server[its_port] = ServerSocket(session, client)
 
     def hang_up(self) -> None:
         """The server is gone, and its sockets with all that was in them."""
@@ -196,6 +207,7 @@ class SimProcess:
                 new = self._ports.ephemeral()
                 self._session_ports[answer.session_id] = new
                 self._ports.server[new] = ServerSocket(answer.session_id, datagrams.client)
+                core.has_socket(answer.session_id, (self._config.ip, new))
             port = self._session_ports[answer.session_id]
             self._send(port, datagrams.client, ack, when)
 

@@ -160,6 +160,9 @@ class TftpCore:
         kept.heard = now
         return kept.session.receive(data, lengths)
 
+    def has_socket(self, session_id: int, local: tuple[str, int]) -> None:
+        """That is nothing to TFTP: a transfer does not outlive its server."""
+
     def tick(self, now: float) -> list[int]:
         """Let time pass; the sessions that are no more."""
         ended = [number for number, kept in self._sessions.items() if self._ended(kept, now)]
