@@ -11,6 +11,8 @@ INPUTS   := pyproject.toml constraints.txt scripts/make-venv
 
 # What the user wrote reaches the commands through the environment: no quote in it is the shell's.
 export PYTHON NAME TIER SEED PROFILE NIC SERVER CLIENT KERNEL MODULES
+# Hundreds of processes start in a run of the tests: the modules are compiled once, not in each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help scenario list doctor parts test lint bench shootout soak serve clean

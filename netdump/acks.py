@@ -70,9 +70,11 @@ class AckReader:
         """The reason of a NAK with a right tag (``nak.py``): the dump has ended."""
         self.proofs: dict[bytes, bytes] = {}
         """The answer that the latest challenge from each MAC wants; the link takes them."""
-        self.answered_from: bytes | None = None
+        self.took_from: bytes | None = None
+        """The MAC that the ack which took the proof came from, or its copy; the link takes it."""
+        self.news_from: bytes | None = None
         """The MAC that the latest ack with a right tag came from, of those that brought ``next``
-        forward: a copy brings nothing. So it is the peer's."""
+        forward: the server's, or, where the server's ack was lost, of who says it again."""
         self._prover = prover if self.offer else None
         if self._prover is not None:
             self.offer |= AUTHENTICATION
@@ -178,14 +180,17 @@ class AckReader:
         except MalformedMessage as error:
             self._refuse(_REASONS.get(error.reason, error.reason), 1)
             return None
-        if self.server_port is None:
+        first = self.server_port is None
+        if first:
             if self._careful and self._herald_seqno not in seqnos:
                 self._refuse("ack-before-herald", 1)
                 return None
             self._learn(port)
             self.taken = sack.taken
         if self._prover is not None and self._scoreboard.next > before and is_host(from_mac):
-            self.answered_from = from_mac
+            self.news_from = from_mac
+            if first:
+                self.took_from = from_mac
         self.selective += 1
         return seqnos
 

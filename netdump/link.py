@@ -46,9 +46,6 @@ MOST_CLAIMANTS: Final = 8
 MOST_AT_ONCE: Final = 256
 
 
-_Message = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], int]
-
-
 class DebugnetLink(UdpLink):
     """One connection. ``open``, then ``send`` and ``poll``, then ``close``."""
 
@@ -78,8 +75,6 @@ class DebugnetLink(UdpLink):
         self._facts_at = facts_at
         self._herald: NDArray[np.void] | None = None  # the fragment, once it was sent
         self._claimants: list[bytes] = []  # other MACs that may be the peer's
-        # The latest message: its headers, its address and length, and the port it went to.
-        self._last: _Message | None = None
         self._at_once = 0  # HERALDs that they got in this poll
 
     @property
@@ -111,7 +106,6 @@ class DebugnetLink(UdpLink):
             app = tags.tagged(key, app, self._buffer, addresses, lengths)
         port = self._acks.server_port or self._herald_port
         taken = self.send_udp(port, app, addresses, lengths)
-        self._last = (app[-1:], addresses[-1:], lengths[-1:], port)
         if offer and self._claimants:
             self._to_claimants(self._claimants, app, addresses, lengths)
         self._acks.sent(fragments["seqno"][:taken])
@@ -138,9 +132,12 @@ class DebugnetLink(UdpLink):
         acks = self._acks.read(*heard)
         if self._acks.proofs and self._prover is not None:
             self._prove_to_all(self._prover)
-        if self._acks.answered_from not in (None, self.peer_mac):
+        took, self._acks.took_from = self._acks.took_from, None
+        if took not in (None, self.peer_mac):
             self._remember(self.peer_mac)
-            self.peer_mac = self._acks.answered_from
+            self.peer_mac = took
+        if self._acks.news_from != self.peer_mac:
+            self._remember(self._acks.news_from)
         if self._acks.refused is not None:
             code, why = meaning(self._acks.refused)
             raise SendFailed(code, f"the server says no: {why}")
@@ -197,12 +194,11 @@ class DebugnetLink(UdpLink):
         app: NDArray[np.uint8],
         addresses: NDArray[np.int64],
         lengths: NDArray[np.int64],
-        port: int | None = None,
     ) -> None:
-        """A message, by default to the HERALDs' port, to each of these as if it were the peer."""
+        """A message to the HERALDs' port, to each of these as if it were the peer."""
         peer = self.peer_mac
         for self.peer_mac in macs:
-            self.send_udp(port or self._herald_port, app, addresses, lengths)
+            self.send_udp(self._herald_port, app, addresses, lengths)
         self.peer_mac = peer
 
     def _header_of(self, word: int, length: int) -> NDArray[np.uint8]:
@@ -232,10 +228,17 @@ class DebugnetLink(UdpLink):
                 self._remember(mac)
         self._acks.proofs.clear()
 
+    def goes_elsewhere(self) -> None:
+        """Nothing that went to this MAC was answered: from now on all goes to the next that may be
+        the server's. An ack does not say which of them it is, for anybody may say it again; that
+        messages *to* a MAC are acknowledged does.
+        """
+        others = [mac for mac in self._claimants if mac != self.peer_mac]
+        if self.taken & AUTHENTICATION and others and self.peer_mac is not None:
+            self._claimants = [*others[1:], self.peer_mac]
+            self.peer_mac = others[0]
+
     def probes(self, count: int) -> None:
         if self.taken & AUTHENTICATION:
             self.announce()  # somebody may have told the server that our MAC is another
-            if self._last is not None:
-                others = [mac for mac in self._claimants if mac != self.peer_mac]
-                self._to_claimants(others, *self._last)
         super().probes(count)

@@ -94,14 +94,14 @@ class SlidingWindow:
         link, profile, flight, rate = self._link, self._profile, self._flight, self._rate
         source = iter(pieces)
         quiet = rounds = 0
-        probe_at = self._patience(2, profile.polls >> 3)
+        probe_at, probed = self._patience(2, profile.polls >> 3), False
         while True:
             more = self._put_out(kind, source)
             if flight.empty:
                 return
             if self._hear(link.poll()):
                 quiet = rounds = 0
-                probe_at = self._patience(2, profile.polls >> 3)
+                probe_at, probed = self._patience(2, profile.polls >> 3), False
                 continue
             if more:
                 continue
@@ -113,6 +113,9 @@ class SlidingWindow:
             if quiet == self._patience(0.25, 1):
                 self._overtaken(1)
             if quiet == probe_at and not rounds:
+                if probed:
+                    link.goes_elsewhere()
+                probed = True
                 probe_at *= 2
                 self._probe(kind)
             if quiet > max(profile.polls, 4 * rate.mean):
@@ -124,6 +127,7 @@ class SlidingWindow:
                         f"{kind.name} at offset {flight.first_offset}: not acknowledged in"
                         f" {rounds} rounds of {max(profile.polls, 4 * rate.mean) + 1} polls",
                     )
+                link.goes_elsewhere()
                 rate.restart()
                 flight.give_up()
 

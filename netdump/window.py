@@ -67,6 +67,10 @@ class Link(Protocol):
 
     def probes(self, count: int) -> None: ...
 
+    def goes_elsewhere(self) -> None:
+        """Nothing is answered here: if the peer may have another MAC, send to that from now on."""
+        ...
+
 
 def fragment(offset: int, address: int, length: int, size: int) -> NDArray[np.void]:
     """Cut one piece into fragments of ``size`` bytes; an empty piece is one empty fragment."""

@@ -231,7 +231,7 @@ def test_a_server_that_demands_keys_stores_nothing_for_attackers(tmp_path: Path,
     names = [
         f"{what}.198.18.0.2.{number}"
         for number in range(dumps)
-        for what in ("info", "manifest", "vmcore")
+        for what in ("info", "journal", "manifest", "vmcore")
     ]
     names += ["bounds.198.18.0.2", "info.198.18.0.2.last", "vmcore.198.18.0.2.last"]
     assert sorted(path.name for path in (folder / "dumps").iterdir()) == sorted(names)

@@ -375,6 +375,34 @@ def test_a_lost_ack_that_a_stranger_says_again_does_not_take_the_dump(rig: Rig, 
     assert astray or nth, "else nothing was tried"
 
 
+def test_a_hole_and_then_copies_in_place_of_acks_do_not_keep_the_dump(rig: Rig) -> None:
+    """While the server's ``next`` stands at a hole none of its answers moves it; they must bring
+    the dump back all the same. (So it went a window in three seconds, and a run was "hung".)
+    """
+    holes = {SEQNO + 10}
+    acks = iter(range(10**6))
+
+    class Gap(Echo):
+        def hear(self, frame: bytes) -> list[bytes]:
+            seqno = int.from_bytes(frame[46:50], "big")
+            if frame[12:14] == b"\x08\0" and frame[:6] == SERVER_MAC and seqno in holes:
+                holes.remove(seqno)
+                return []
+            return super().hear(frame)
+
+    def lost(frame: bytes) -> bool:
+        """The acks of the hole's window, each of which the stranger says again."""
+        return not _is_challenge(frame) and 5 < next(acks) < 60
+
+    segment = Gap(rig, STRANGER_MAC, lambda frame: not _is_challenge(frame), lost)
+    done = dump(segment)
+    assert done.report.claims_success
+    assert segment.stored() == done.image
+    assert not holes
+    astray = [sent for sent in segment.sent if sent.to_mac == STRANGER_MAC]
+    assert len(astray) <= 64
+
+
 def test_copies_of_all_acks_take_nothing(rig: Rig) -> None:
     segment = Echo(rig, STRANGER_MAC, lambda frame: not _is_challenge(frame), lambda _: False)
     done = dump(segment)

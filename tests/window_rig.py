@@ -69,6 +69,9 @@ class LossyLink:
     def retransmits(self, count: int, why: str) -> None:
         self.resent += count
 
+    def goes_elsewhere(self) -> None:
+        """There is nobody else on this link."""
+
     def probes(self, count: int) -> None:
         self.probed += count
 
