@@ -7,15 +7,15 @@ packet block a frame::
     | opt_comment, padded | epb_flags | opt_endofopt | length
 
 The interface is the machine's NIC: what it sends is outbound (2), what it hears inbound (1). The
-same frames give the same bytes: neither a host name nor today's date is written. A run of frames
-of which equally much is kept, without comments, is one matrix with a block a row, and one write.
+same frames give the same bytes: neither a host name nor today's date is written. Blocks of one size
+and with one comment are made at once, as a matrix with a block a row; where they alternate, as when
+somebody's short frames are among long ones, the rows then go to their places among the others.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -26,6 +26,8 @@ from nic_models.frames import Frames
 
 _EPB: Final = 6
 _FIXED: Final = 28  # block header and packet fields, before the data
+#: Frames whose blocks are made at once: they stay in the processor's cache.
+_AT_ONCE: Final = 256
 _FLAGS: Final[Mapping[Direction, int]] = {"to-client": 1, "to-server": 2}
 
 _OPT_END, _OPT_COMMENT, _OPT_EPB_FLAGS = 0, 1, 2
@@ -49,47 +51,65 @@ class PcapngWriter:
         self, direction: Direction, frames: Frames, notes: Mapping[int, str] | None = None
     ) -> None:
         """Append a batch; ``notes`` (index -> text) become packet comments. An ``Observer``."""
-        flags = _option(_OPT_EPB_FLAGS, struct.pack("<I", _FLAGS[direction]))
-        noted = sorted(notes) if notes else []
         captured = np.minimum(frames.lengths, self._snaplen) if self._snaplen else frames.lengths
-        for start, stop in _runs(captured, noted):
-            if noted and notes and start in notes:
-                comment = _option(_OPT_COMMENT, notes[start].encode()[:0xFFFC])
-                tail = comment + flags + _option(_OPT_END)
-            else:
-                tail = flags + _option(_OPT_END)
-            self._write_run(frames.take(slice(start, stop)), int(captured[start]), tail)
+        flags = _option(_OPT_EPB_FLAGS, struct.pack("<I", _FLAGS[direction])) + _option(_OPT_END)
+        tails = {"": flags}
+        noted = np.zeros(len(frames), np.int64)  # which of the tails a frame has
+        for index, note in (notes or {}).items():
+            if note not in tails:
+                tails[note] = _option(_OPT_COMMENT, note.encode()[:0xFFFC]) + flags
+            noted[index] = list(tails).index(note)
+        for start in range(0, len(frames), _AT_ONCE):
+            rows = np.arange(start, min(start + _AT_ONCE, len(frames)))
+            self._write(frames, rows, captured[rows], noted[rows], list(tails.values()))
         self.frames += len(frames)
 
-    def _write_run(self, frames: Frames, captured: int, tail: bytes) -> None:
-        """Frames of which ``captured`` bytes each are kept, with the same options."""
-        padded = _FIXED + captured + -captured % 4
-        size = padded + len(tail) + 4
-        blocks = np.empty((len(frames), size), np.uint8)
-        fields: NDArray[np.uint32] = blocks[:, :_FIXED].view("<u4")
-        time_ns = frames.time_ns
-        fields[:, 0] = _EPB
-        fields[:, 1] = size
-        fields[:, 2] = 0
-        fields[:, 3] = time_ns >> 32
-        fields[:, 4] = time_ns & 0xFFFFFFFF
-        fields[:, 5] = captured
-        fields[:, 6] = frames.lengths
-        blocks[:, _FIXED : _FIXED + captured] = frames.data[:, :captured]
-        blocks[:, _FIXED + captured : padded] = 0
-        blocks[:, padded:] = np.frombuffer(tail + struct.pack("<I", size), np.uint8)
-        self._file.write(blocks.data)
+    def _write(
+        self,
+        frames: Frames,
+        rows: NDArray[np.int64],
+        captured: NDArray[np.int64],
+        noted: NDArray[np.int64],
+        tails: list[bytes],
+    ) -> None:
+        """These frames; how much of each is kept, and which of the tails it has."""
+        if (captured == captured[0]).all() and (noted == noted[0]).all():
+            self._file.write(_blocks(frames, rows, int(captured[0]), tails[noted[0]]).data)
+            return
+        longest = np.array([len(tail) for tail in tails])
+        sizes = _FIXED + captured + -captured % 4 + longest[noted] + 4
+        places = np.cumsum(sizes) - sizes
+        out = np.empty(int(sizes.sum()), np.uint8)
+        for length, tail in np.unique(np.stack([captured, noted]), axis=1).T.tolist():
+            mine = (captured == length) & (noted == tail)
+            blocks = _blocks(frames, rows[mine], length, tails[tail])
+            out[places[mine][:, None] + np.arange(blocks.shape[1])] = blocks
+        self._file.write(out.data)
 
 
-def _runs(captured: NDArray[np.int64], noted: list[int]) -> list[tuple[int, int]]:
-    """Stretches [start, stop) with equally much captured, and every noted frame alone."""
-    if not len(captured):
-        return []
-    cuts = {0, len(captured), *(np.flatnonzero(np.diff(captured)) + 1).tolist()}
-    for index in noted:
-        cuts.update((index, index + 1))
-    edges = sorted(cuts)
-    return list(pairwise(edges))
+def _blocks(
+    frames: Frames, rows: NDArray[np.int64], captured: int, tail: bytes
+) -> NDArray[np.uint8]:
+    """Of these frames ``captured`` bytes each are kept, with the same options: uint8, a block a
+    row.
+    """
+    padded = _FIXED + captured + -captured % 4
+    size = padded + len(tail) + 4
+    some = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) > rows[-1] - rows[0] else rows
+    blocks = np.empty((len(rows), size), np.uint8)
+    fields: NDArray[np.uint32] = blocks[:, :_FIXED].view("<u4")
+    time_ns = frames.time_ns[some]
+    fields[:, 0] = _EPB
+    fields[:, 1] = size
+    fields[:, 2] = 0
+    fields[:, 3] = time_ns >> 32
+    fields[:, 4] = time_ns & 0xFFFFFFFF
+    fields[:, 5] = captured
+    fields[:, 6] = frames.lengths[some]
+    blocks[:, _FIXED : _FIXED + captured] = frames.data[some, :captured]
+    blocks[:, _FIXED + captured : padded] = 0
+    blocks[:, padded:] = np.frombuffer(tail + struct.pack("<I", size), np.uint8)
+    return blocks
 
 
 def _option(code: int, value: bytes = b"") -> bytes:

@@ -36,7 +36,7 @@ class SimHost:
         """When it had its latest turn."""
         self._wire = wire
         self._ports = Ports()
-        self._stack = Stack(wire, self.config, self.counts, self._deliver)
+        self._stack = Stack(wire, self.config, self.counts, self._ports.open, self._deliver)
         self._server = SimProcess(self.config, self.counts, self._ports, self._stack.send)
 
     def pump(self, now_ns: int) -> None:

@@ -106,6 +106,9 @@ class Ports:
     def taken(self, port: int) -> bool:
         return port in self.server or port in self.plain
 
+    def open(self) -> list[int]:
+        return [*self.server, *self.plain]
+
     def ephemeral(self) -> int:
         """The next free one. Sessions are bounded by the server, far below the number of ports."""
         while self.taken(self._next):

@@ -42,12 +42,19 @@ class Stack:
     """ARP, IPv4, ICMP and UDP of one host."""
 
     def __init__(
-        self, wire: Wire, config: HostConfig, counts: HostCounts, deliver: Deliver
+        self,
+        wire: Wire,
+        config: HostConfig,
+        counts: HostCounts,
+        open_ports: Callable[[], list[int]],
+        deliver: Deliver,
     ) -> None:
+        """``open_ports``: those of the host at which there is a socket now."""
         self._mac = config.mac
         self._ip = config.address
         self._ours = (config.address, config.arp_address)
         self._counts = counts
+        self._open_ports = open_ports
         self._deliver = deliver
         self._neighbours = Neighbours(wire, config)
         self._errors = RateLimit()
@@ -94,6 +101,10 @@ class Stack:
         for reason, count in verdict.refused.items():
             self._counts.refused[reason] += count
         good = np.flatnonzero(verdict.kind == UDP)
+        heard = np.isin(ports[good], self._open_ports())
+        if not heard.all():
+            self._unreachable(frames.take(good[~heard]), sender)
+            good = good[heard]
         # One form nearly always; a crafted batch may have one a frame.
         forms = np.stack([ports, verdict.payload_start, verdict.source_port], axis=1)[good]
         for which, (port, start, source_port) in _alike(forms):
