@@ -7,6 +7,7 @@ all of the dump is lost, and a client has one key block. It is small, so the byt
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import Final
 
@@ -65,7 +66,9 @@ class KeyBlock:
         for start, end in spans:
             self.coverage.add(start, end)
         if len(self.coverage):
-            _, octets = self._store.read_key()
+            name, octets = self._store.read_key()
+            if len(octets) < self.coverage.end:
+                raise StoreError(f"{name} is shorter than what was kept", errno.EIO)
             self._bytes = bytearray(octets[: self.coverage.end])
 
     def keep(self, offset: int, octets: bytes) -> None:

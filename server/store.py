@@ -284,11 +284,16 @@ class FileStore:
             _sync_file_range(self._core, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
     def write_key(self, offset: int, data: bytes) -> None:
+        fresh = self._key < 0
         try:
-            if self._key < 0:
+            if fresh:
                 self._require_ours(self._name("vmcore") + ".partial", self._core)
                 self._key = self._create(self._name("key"), 0o600)
             self._pwrite_all(self._key, data, offset)
+            if self._fsync == "always":
+                os.fdatasync(self._key)
+                if fresh:
+                    os.fsync(self._folder)
         except OSError as error:
             raise StoreError("can't write the key file", error_code(error)) from error
 

@@ -1,0 +1,57 @@
+"""What a server that comes up again may not believe: of its journal, its files and the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from netdump.kdh import KernelDumpHeader
+from server.config import ServerConfig
+from server.core import ServerCore
+from server.folder import DumpFolder
+from tests.server_rig import CLIENT, DRAWN, HOST, IMAGE, block, finished, frames, herald, kdh, key
+from tests.test_server_journal import LOCAL, Lives
+
+KEY = bytes(range(256)) * 16
+
+
+# --- the key block --------------------------------------------------------------------------------
+
+
+def test_a_key_is_on_the_disk_before_its_ack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --fsync always. Without its key an encrypted dump is lost."""
+    forced = []
+
+    def force(fd: int) -> None:
+        forced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr(os, "fsync", force)
+    monkeypatch.setattr(os, "fdatasync", force)
+    core = ServerCore(ServerConfig(), DumpFolder(str(tmp_path), "always"))
+    reply = core.herald(CLIENT, herald(DRAWN), 0.0)
+    assert reply is not None
+    core.has_socket(reply.session_id, LOCAL)
+    core.receive(reply.session_id, *block(frames(IMAGE, DRAWN + 1)[:3]), 0.0)
+    forced.clear()
+    assert len(core.receive(reply.session_id, *block([key(DRAWN + 4, 0, KEY)]), 0.0))
+    assert forced == [f"key.{HOST}.0", tmp_path.name, f"journal.{HOST}.0"], (
+        "the journal rests on it"
+    )
+    core.stop()
+
+
+def test_a_key_file_that_has_become_shorter_is_not_gone_on_with(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    session = lives.open(DRAWN)
+    header = KernelDumpHeader(dumplength=len(IMAGE), dumpkeysize=len(KEY))
+    lives.say(session, key(DRAWN + 1, 0, KEY), *frames(IMAGE, DRAWN + 2))
+    lives.kill()
+    os.truncate(tmp_path / f"key.{HOST}.0", 100)
+    for session in lives.start():
+        lives.say(session, kdh(900, header), finished(901))
+    assert "key.198.18.0.2.0 is shorter than what was kept" in lives.info()[-1]
+    lives.kill()
