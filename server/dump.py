@@ -196,7 +196,7 @@ class Dump:
                 raise StoreError("the header in its journal is none", errno.EIO) from error
         if store.finished:
             self.vmcore.cut = self._cut()
-        elif self.vmcore.coverage.end > store.size:
+        elif self.length > store.size:  # killed before the final name, it may be cut already
             raise StoreError("its file is shorter than what was kept", errno.EIO)
 
     def faults(self, named: Named) -> list[str]:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from netdump.kdh import KernelDumpHeader
+from netdump.kdh import COMPRESSION_GZIP, KernelDumpHeader
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
-from tests.server_rig import CLIENT, DRAWN, HOST, IMAGE, block, finished, frames, herald, kdh, key
+from tests.server_rig import (
+    CLIENT,
+    DRAWN,
+    HOST,
+    IMAGE,
+    KERNEL,
+    block,
+    finished,
+    frames,
+    herald,
+    kdh,
+    key,
+)
 from tests.test_server_journal import LOCAL, Lives
 
 KEY = bytes(range(256)) * 16
@@ -54,4 +67,45 @@ def test_a_key_file_that_has_become_shorter_is_not_gone_on_with(tmp_path: Path) 
     for session in lives.start():
         lives.say(session, kdh(900, header), finished(901))
     assert "key.198.18.0.2.0 is shorter than what was kept" in lives.info()[-1]
+    lives.kill()
+
+
+# --- killed while a dump is being finished --------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As by kill -9: nobody catches it."""
+
+
+def dies(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def killed(lives: Lives, what: Callable[[], object]) -> None:
+    """The server, in the midst of that."""
+    with pytest.raises(Killed):
+        what()
+    lives.kill()
+
+
+def test_killed_when_the_padding_is_cut_off_and_the_name_not_yet_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two all of the dump is forced to the disk: that takes long."""
+    lives = Lives(tmp_path)
+    session = lives.open(KERNEL)
+    header = KernelDumpHeader(
+        dumplength=len(IMAGE) - 100, compression=COMPRESSION_GZIP, blocksize=512
+    )
+    parts = frames(IMAGE, 2)
+    for at in range(0, len(parts), 46):
+        lives.say(session, *parts[at : at + 46])
+    last = 2 + len(parts)
+    lives.say(session, kdh(last, header))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", dies)
+        killed(lives, lambda: lives.say(session, finished(last + 1)))
+    (session,) = lives.start()
+    assert lives.say(session, finished(last + 1))
+    assert (tmp_path / f"vmcore.{HOST}.0.gz").read_bytes() == IMAGE[:-100]
     lives.kill()
