@@ -303,6 +303,8 @@ class Session:
 
     def end(self, why: str) -> None:
         """Nothing more will come."""
+        if self.state is State.RECEIVING:
+            self._write_journal()  # it may be complete all the same
         self.life.end(why, self.acks.held)
 
     def close(self) -> None:
@@ -392,6 +394,7 @@ class Session:
                 if self.record.refuse_finish(said):
                     self.life.write_info()
                 return NO_SEQNOS
+            self._write_journal()  # who has the final name is believed to know all of it
             self.life.complete()
         elif self.life.begun():
             self.life.complete()

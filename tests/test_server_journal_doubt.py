@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from netdump.kdh import COMPRESSION_GZIP, KernelDumpHeader
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.store import FileStore
 from tests.server_rig import (
     CLIENT,
     DRAWN,
@@ -25,7 +27,7 @@ from tests.server_rig import (
     kdh,
     key,
 )
-from tests.test_server_journal import LOCAL, Lives
+from tests.test_server_journal import LOCAL, Lives, messages
 
 KEY = bytes(range(256)) * 16
 
@@ -108,4 +110,39 @@ def test_killed_when_the_padding_is_cut_off_and_the_name_not_yet_final(
     (session,) = lives.start()
     assert lives.say(session, finished(last + 1))
     assert (tmp_path / f"vmcore.{HOST}.0.gz").read_bytes() == IMAGE[:-100]
+    lives.kill()
+
+
+def test_killed_when_the_name_is_final_and_nothing_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came in one batch with FINISHED is known, too."""
+    lives = Lives(tmp_path)
+    session = lives.open(DRAWN)
+    parts = messages(DRAWN + 1)
+    lives.say(session, *parts[:50])
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "write_manifest", dies)
+        killed(lives, lambda: lives.say(session, *parts[50:]))
+    assert len(lives.start()) == 1
+    told = json.loads((tmp_path / f"manifest.{HOST}.0").read_text())
+    assert (told["length"], told["promised"]) == (len(IMAGE), len(IMAGE))
+    assert "Panic String: page fault" in lives.info()
+    lives.kill()
+
+
+def test_killed_when_a_silent_client_s_dump_is_found_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header came first, and its last chunk's acks were held."""
+    lives = Lives(tmp_path)
+    session = lives.open(KERNEL)
+    image = IMAGE[: 32 * 1408]
+    lives.say(session, kdh(2, KernelDumpHeader(dumplength=len(image))))
+    assert not lives.say(session, *frames(image, 3, 1408))
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "write_manifest", dies)
+        killed(lives, lambda: lives.core.tick(1000.0))
+    assert len(lives.start()) == 1
+    assert json.loads((tmp_path / f"manifest.{HOST}.0").read_text())["holes"] == []
     lives.kill()
