@@ -150,9 +150,11 @@ class Life:
         self.state = State.COMPLETE if finished else State.RECEIVING
         self._record.outcome = "Dump complete" if finished else ""
 
-    def end_resuming(self, has_manifest: bool) -> None:
-        """All of it is known again. What an earlier life had finished, it may not have told."""
-        if self.state is State.COMPLETE:
+    def end_resuming(self, has_manifest: bool, told: str) -> None:
+        """All of it is known again. What an earlier life had finished, it may not have told: the
+        last line of its info file was ``told``. If it had, a later dump may be the latest by now.
+        """
+        if self.state is State.COMPLETE and told != self._record.outcome:
             if not has_manifest:
                 self._write_manifest()
             self._publish()

@@ -284,9 +284,10 @@ class Session:
         self.acks.resume(past.acked, past.longest)
         self.life.resume(store.finished)
         self.dump.resume(past, store)
+        told = store.last_line
         self.record.note("The server was killed, and came up again")
         self.record.say("resumed")
-        self.life.end_resuming(store.has_manifest)
+        self.life.end_resuming(store.has_manifest, told)
 
     @property
     def no(self) -> Reason | None:

@@ -50,6 +50,7 @@ FsyncPolicy = Literal["none", "finish", "always"]
 MAX_DUMPS: Final = 1024
 SUFFIXES: Final = ("", ".gz", ".zst")
 _IOV_MAX: Final = 1024
+_LAST_LINE: Final = 256
 #: Every so many bytes the kernel is asked to begin writing back, so that the fsync at the end has
 #: little left to wait for: a stock client gives up on FINISHED after 12 s.
 _WRITEBACK_EVERY: Final = 8 << 20
@@ -406,6 +407,16 @@ class FileStore:
     @property
     def has_manifest(self) -> bool:
         return self._exists(self._name("manifest"))
+
+    @property
+    def last_line(self) -> str:
+        """Of the info file, as far as it is short: how the dump ended."""
+        try:
+            end = os.fstat(self._info).st_size
+            octets = os.pread(self._info, _LAST_LINE, max(0, end - _LAST_LINE))
+        except OSError as error:
+            raise StoreError("can't read the info file", error_code(error)) from error
+        return octets.decode(errors="replace").strip().rpartition("\n")[2]
 
     @property
     def name(self) -> str:

@@ -421,6 +421,7 @@ def test_what_was_finished_and_not_told_is_told(tmp_path: Path) -> None:
     lives.kill()
     for name in (f"manifest.{HOST}.0", f"vmcore.{HOST}.last"):
         (tmp_path / name).unlink()
+    (tmp_path / f"info.{HOST}.0").write_text("\n".join(lives.info()[:-1]))
     (tmp_path / f"{JOURNAL}.new").write_bytes(b"")
     assert len(lives.start()) == 1
     told = json.loads((tmp_path / f"manifest.{HOST}.0").read_text())

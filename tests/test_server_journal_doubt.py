@@ -146,3 +146,16 @@ def test_killed_when_a_silent_client_s_dump_is_found_whole(
     assert len(lives.start()) == 1
     assert json.loads((tmp_path / f"manifest.{HOST}.0").read_text())["holes"] == []
     lives.kill()
+
+
+def test_the_latest_dump_stays_the_latest(tmp_path: Path) -> None:
+    """The journals of some that were complete before are there, too: 10 comes before 9."""
+    lives = Lives(tmp_path)
+    for number in range(11):
+        first = DRAWN + 1000 * number
+        assert lives.say(lives.open(first), *messages(first + 1))
+    lives.kill()
+    assert len(lives.start()) == 11
+    assert os.readlink(tmp_path / f"vmcore.{HOST}.last") == f"vmcore.{HOST}.10"
+    assert os.readlink(tmp_path / f"info.{HOST}.last") == f"info.{HOST}.10"
+    lives.kill()
