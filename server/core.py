@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdump.errors import BadHeraldPath, BadProof, MalformedMessage
-from netdump.keys import KEY_SIZE
+from netdump.keys import KEY_SIZE, SessionKeys
 from netdump.messages import (
     ACK_SIZE,
     HEADER_SIZE,
@@ -52,7 +52,7 @@ from netdump.offer import AUTHENTICATION, CRC32C, DIGEST, bits_of
 from netdump.opening import Facts, is_proof
 from server.config import ServerConfig
 from server.gate import Gate
-from server.journal import BadJournal
+from server.journal import BadJournal, Head
 from server.journal import parse as parse_journal
 from server.life import State
 from server.manifest import WallClock, no_clock
@@ -284,21 +284,30 @@ class ServerCore:
         keys = None if head.opening is None else self._gate.session(head.client, head.opening)
         herald = Herald(head.client, head.seqno, head.taken, keys)
         session = self._new_session(herald, store, now, head.announced)
+        # Where the machine does not tell its boots, each may be another one.
+        crashed = (not head.boot or head.boot != boot) and not head.synced
         try:
-            session.resume(past, store)
+            session.resume(past, store, crashed)
         except StoreError as error:
-            session.life.give_up(str(error))
-            return None
-        why = ""
-        if head.boot != boot and not head.synced:
-            why = "the machine crashed, and what was acknowledged may not be on its disk"
-        elif head.opening is not None and keys is None:
-            why = "the server was killed, and has no key of this client's any more"
-        elif keys is None and (self.config.require_key or self._gate.names(head.client[0])):
-            why = "the server was killed, and wants a key of this client now"
-        if why:
-            session.life.give_up(why)
-        return session
+            why = str(error)
+        else:
+            why = self._why_not(head, keys, crashed)
+        if not why:
+            return session
+        session.life.give_up(why)
+        if session.state is State.COMPLETE:  # it has ended well, and its client gets silence
+            self._forget(session)
+        return None
+
+    def _why_not(self, head: Head, keys: SessionKeys | None, crashed: bool) -> str:
+        """Why a dump can't be gone on with; "" if it can."""
+        if crashed:
+            return "the machine crashed, and what was acknowledged may not be on its disk"
+        if head.opening is not None and keys is None:
+            return "the server was killed, and has no key of this client's any more"
+        if keys is None and (self.config.require_key or self._gate.names(head.client[0])):
+            return "the server was killed, and wants a key of this client now"
+        return ""
 
     def no_socket(self, session_id: int) -> bytes | None:
         """The shell can't make one for a new session: as if it had not been opened. What its client

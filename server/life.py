@@ -150,10 +150,14 @@ class Life:
         self.state = State.COMPLETE if finished else State.RECEIVING
         self._record.outcome = "Dump complete" if finished else ""
 
-    def end_resuming(self, has_manifest: bool, told: str) -> None:
+    def end_resuming(self, has_manifest: bool, told: str, crashed: bool) -> None:
         """All of it is known again. What an earlier life had finished, it may not have told: the
         last line of its info file was ``told``. If it had, a later dump may be the latest by now.
+        Of what a machine's crash may have damaged no manifest is made: it would call it right.
         """
+        if self.state is State.COMPLETE and crashed and not has_manifest:
+            self._record.note("No manifest: the machine crashed, and this may not be what came")
+            has_manifest = True
         if self.state is State.COMPLETE and told != self._record.outcome:
             if not has_manifest:
                 self._write_manifest()

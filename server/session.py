@@ -275,8 +275,10 @@ class Session:
         if self.acks.longest:
             pages.longest(self.acks.longest)
 
-    def resume(self, past: Past, store: FileStore) -> None:
-        """Go on where another life of the server was. May raise StoreError."""
+    def resume(self, past: Past, store: FileStore, crashed: bool) -> None:
+        """Go on where another life of the server was. ``crashed``: the machine may have, meanwhile.
+        May raise StoreError.
+        """
         self.local = past.head.local
         self.opening = past.head.opening
         self._began = past.head.began
@@ -287,7 +289,7 @@ class Session:
         told = store.last_line
         self.record.note("The server was killed, and came up again")
         self.record.say("resumed")
-        self.life.end_resuming(store.has_manifest, told)
+        self.life.end_resuming(store.has_manifest, told, crashed)
 
     @property
     def no(self) -> Reason | None:

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from netdump.kdh import COMPRESSION_GZIP, KernelDumpHeader
+from server import folder
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
 from server.store import FileStore
+from server.verify import verify
 from tests.server_rig import (
     CLIENT,
     DRAWN,
+    FINAL,
     HOST,
     IMAGE,
     KERNEL,
@@ -27,7 +30,7 @@ from tests.server_rig import (
     kdh,
     key,
 )
-from tests.test_server_journal import LOCAL, Lives, messages
+from tests.test_server_journal import JOURNAL, LOCAL, Lives, messages
 
 KEY = bytes(range(256)) * 16
 
@@ -158,4 +161,36 @@ def test_the_latest_dump_stays_the_latest(tmp_path: Path) -> None:
     assert len(lives.start()) == 11
     assert os.readlink(tmp_path / f"vmcore.{HOST}.last") == f"vmcore.{HOST}.10"
     assert os.readlink(tmp_path / f"info.{HOST}.last") == f"info.{HOST}.10"
+    lives.kill()
+
+
+# --- the machine's crash --------------------------------------------------------------------------
+
+
+def test_a_crash_makes_nothing_of_a_finished_dump_verified(tmp_path: Path) -> None:
+    """It had its name, but its data and its manifest were not on the disk yet."""
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1))
+    lives.kill()
+    (tmp_path / f"manifest.{HOST}.0").unlink()
+    (tmp_path / FINAL).write_bytes(bytes(len(IMAGE)))
+    assert lives.start(boot="another") == []
+    assert any(line.startswith("No manifest: the machine crashed") for line in lives.info())
+    status, _ = verify(str(tmp_path / FINAL), None)
+    assert status == 2, "unverified"
+    assert not lives.core.sessions
+    assert not (tmp_path / JOURNAL).exists()
+    lives.kill()
+
+
+def test_a_machine_that_does_not_tell_its_boots_may_have_crashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No /proc, or no Linux."""
+    monkeypatch.setattr(folder, "_boot_id", str)
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    assert lives.start() == []
+    assert "the machine crashed" in lives.info()[-1]
     lives.kill()
