@@ -303,6 +303,8 @@ class ServerCore:
         """Why a dump can't be gone on with; "" if it can."""
         if crashed:
             return "the machine crashed, and what was acknowledged may not be on its disk"
+        if not self.config.strict_finish:
+            return "the server was killed, and does as netdumpd does now (--stock-acks)"
         if head.opening is not None and keys is None:
             return "the server was killed, and has no key of this client's any more"
         if keys is None and (self.config.require_key or self._gate.names(head.client[0])):

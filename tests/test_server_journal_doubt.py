@@ -194,3 +194,18 @@ def test_a_machine_that_does_not_tell_its_boots_may_have_crashed(
     assert lives.start() == []
     assert "the machine crashed" in lives.info()[-1]
     lives.kill()
+
+
+# --- other options --------------------------------------------------------------------------------
+
+
+def test_who_behaves_as_netdumpd_goes_on_with_nothing(tmp_path: Path) -> None:
+    """It writes no journal: the old one would tell less than what it acknowledges."""
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    lives.config = ServerConfig(strict_finish=False)
+    assert lives.start() == []
+    assert "does as netdumpd does now" in lives.info()[-1]
+    assert not (tmp_path / JOURNAL).exists()
+    lives.kill()
