@@ -64,7 +64,10 @@ class DumpFolder:
                 with suppress(OSError, StoreError):
                     store = self._store(os.open(".", _FOLDER, dir_fd=fd), match[1])
                     octets = store.resume(int(match[2]))
-                    if octets is not None:
+                    if octets == b"":  # its dump had ended, and the server died before it was gone
+                        store.end_journal()
+                        store.close()
+                    elif octets is not None:
                         yield store, octets
             if seen > _MOST_NAMES:
                 return

@@ -37,8 +37,6 @@ class JournalFile:
             if synced:
                 os.fsync(fd)
             os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
-            if synced:
-                os.fsync(folder)
         except OSError:
             os.close(fd)
             with suppress(OSError):
@@ -46,6 +44,8 @@ class JournalFile:
             raise
         self.close()
         self.fd, self._end = fd, len(octets)
+        if synced:
+            os.fsync(folder)
 
     def append(self, octets: bytes, synced: bool) -> None:
         _write(self.fd, octets, self._end)
@@ -66,6 +66,11 @@ class JournalFile:
             pass
         self.close()
         return None
+
+    def void(self) -> None:
+        """It says nothing any more, under whichever name."""
+        if self.fd >= 0:
+            os.ftruncate(self.fd, 0)
 
     def close(self) -> None:
         """Let go of it."""

@@ -354,6 +354,8 @@ class FileStore:
             raise StoreError(f"can't write {name}", error_code(error)) from error
 
     def end_journal(self) -> None:
+        with suppress(OSError):
+            self._journal.void()  # it may have been moved, or the folder be read-only
         with suppress(OSError, StoreError):
             if self._journal.fd >= 0:
                 self._require_ours(self._name("journal"), self._journal.fd)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from server import folder
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.journal_file import JournalFile
 from server.store import FileStore
 from server.verify import verify
 from tests.server_rig import (
@@ -30,7 +33,7 @@ from tests.server_rig import (
     kdh,
     key,
 )
-from tests.test_server_journal import JOURNAL, LOCAL, Lives, messages
+from tests.test_server_journal import JOURNAL, LOCAL, OFFER, Lives, messages
 
 KEY = bytes(range(256)) * 16
 
@@ -209,3 +212,50 @@ def test_who_behaves_as_netdumpd_goes_on_with_nothing(tmp_path: Path) -> None:
     assert "does as netdumpd does now" in lives.info()[-1]
     assert not (tmp_path / JOURNAL).exists()
     lives.kill()
+
+
+# --- a disk that refuses the journal --------------------------------------------------------------
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_journal_that_can_t_be_removed_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would tell less than what was acknowledged without it."""
+    lives = Lives(tmp_path)
+    session = lives.open(DRAWN, OFFER)
+    parts = messages(DRAWN + 1)
+    lives.say(session, *parts[:20])
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFile, "append", refuses)
+        patch.setattr(os, "unlink", refuses)
+        assert lives.say(session, *parts[20:40])
+    assert (tmp_path / JOURNAL).stat().st_size == 0
+    lives.kill()
+    assert lives.start() == []
+    assert not (tmp_path / JOURNAL).exists()
+    lives.kill()
+
+
+def test_a_journal_whose_name_is_not_on_the_disk_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no other server takes it for a dead one's."""
+    core = ServerCore(ServerConfig(), DumpFolder(str(tmp_path), "always"))
+    reply = core.herald(CLIENT, herald(DRAWN), 0.0)
+    assert reply is not None
+    core.has_socket(reply.session_id, LOCAL)
+    real = os.fsync
+
+    def force(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            refuses()
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", force)
+    assert len(core.receive(reply.session_id, *block(messages(DRAWN + 1)[:20]), 0.0))
+    assert not (tmp_path / JOURNAL).exists()
+    core.stop()
