@@ -33,6 +33,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from enum import IntEnum
+from ipaddress import IPv4Address
 from typing import Any, Final
 
 from netdump.errors import NetdumpError
@@ -42,6 +43,9 @@ from netdump.opening import Facts
 HEAD_SIZE: Final = 4096
 RECORD: Final = struct.Struct(">QQQ")
 _VERSION: Final = 1
+#: No octet of a dump, and no message, has such a number.
+_END: Final = 1 << 62
+_YEAR_9999: Final = 253_370_764_800
 
 
 class Kind(IntEnum):
@@ -153,10 +157,10 @@ def parse(octets: bytes) -> Past:
     usable = (len(octets) - HEAD_SIZE) // RECORD.size * RECORD.size
     records = RECORD.iter_unpack(octets[HEAD_SIZE : HEAD_SIZE + max(usable, 0)])
     for kind, start, end in records:
-        if kind in (Kind.DATA, Kind.KEY, Kind.ACKED) and start < end:
+        if kind in (Kind.DATA, Kind.KEY, Kind.ACKED) and start < end <= _END:
             lists = {Kind.DATA: past.data, Kind.KEY: past.key, Kind.ACKED: past.acked}
             lists[Kind(kind)].append((start, end))
-        elif kind == Kind.LONGEST:
+        elif kind == Kind.LONGEST and start < _END:
             past.longest = max(past.longest, start)
         elif kind == Kind.HEADER:
             header = _following(records, start)
@@ -188,15 +192,38 @@ def _head(octets: bytes) -> Head:
             raise BadJournal(f"a journal of version {told['journal']}")
         opening, announced = told["opening"], told["announced"]
         return Head(
-            client=(str(told["client"][0]), int(told["client"][1])),
-            seqno=int(told["seqno"]),
-            taken=int(told["taken"]),
-            local=(str(told["local"][0]), int(told["local"][1])),
+            client=_address(*told["client"]),
+            seqno=_number(told["seqno"], 1 << 32),
+            taken=_number(told["taken"], 1 << 8),
+            local=_address(*told["local"]),
             boot=str(told["boot"]),
-            synced=bool(told["synced"]),
+            synced=told["synced"] is True,
             opening=None if opening is None else Opening(*map(bytes.fromhex, opening)),
-            announced=None if announced is None else Facts(int(announced[0]), *announced[1:]),
-            began=told["began"],
+            announced=None if announced is None else _facts(*announced),
+            began=_time(told["began"]),
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise BadJournal(f"no head of a journal: {error}") from error
+
+
+def _number(told: Any, end: int) -> int:
+    """One in [0, end)."""
+    if type(told) is not int or not 0 <= told < end:
+        raise ValueError(f"{told!r} is no number below {end}")
+    return told
+
+
+def _address(ip: Any, port: Any) -> tuple[str, int]:
+    return str(IPv4Address(str(ip))), _number(port, 1 << 16)
+
+
+def _facts(length: Any, *texts: Any) -> Facts:
+    return Facts(_number(length, _END), *map(str, texts))
+
+
+def _time(told: Any) -> float | None:
+    if told is None:
+        return None
+    if not isinstance(told, int | float) or not 0 <= told < _YEAR_9999:
+        raise ValueError(f"{told!r} is no time")
+    return float(told)

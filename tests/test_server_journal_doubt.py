@@ -16,6 +16,7 @@ from server import folder
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.journal import HEAD_SIZE, RECORD, Kind
 from server.journal_file import JournalFile
 from server.store import FileStore
 from server.verify import verify
@@ -259,3 +260,59 @@ def test_a_journal_whose_name_is_not_on_the_disk_is_none(
     assert len(core.receive(reply.session_id, *block(messages(DRAWN + 1)[:20]), 0.0))
     assert not (tmp_path / JOURNAL).exists()
     core.stop()
+
+
+# --- a journal that somebody, or the disk, has changed --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"client": ["198.18.0.2", 70000]},
+        {"client": ["198.18.0.2", -5]},
+        {"client": ["nobody.example", 20024]},
+        {"local": ["127.0.0.1", 70000]},
+        {"local": ["a\0b", 1]},
+        {"seqno": float("inf")},
+        {"seqno": 1 << 70},
+        {"seqno": 1.5},
+        {"taken": -1},
+        {"taken": True},
+        {"announced": [1, None, 3, 4, 5]},
+        {"announced": [-1, "", "", ""]},
+        {"began": "yesterday"},
+        {"began": 1e300},
+        {"opening": ["zz"]},
+    ],
+    ids=str,
+)
+def test_a_head_that_can_t_be_so_is_told_and_the_server_comes_up(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN, OFFER), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    path = tmp_path / JOURNAL
+    octets = path.read_bytes()
+    told = json.loads(octets[:HEAD_SIZE]) | changed
+    path.write_bytes(json.dumps(told).encode().ljust(HEAD_SIZE) + octets[HEAD_SIZE:])
+    assert lives.start() == []
+    assert "not-resumed" in lives.told.kinds()
+    lives.kill()
+
+
+@pytest.mark.parametrize("offer", [0, OFFER])
+@pytest.mark.parametrize("record", [(Kind.ACKED, 1, 1 << 63), (Kind.DATA, 0, (1 << 64) - 1)])
+def test_a_record_of_what_no_dump_has_is_none(
+    tmp_path: Path, offer: int, record: tuple[int, int, int]
+) -> None:
+    lives = Lives(tmp_path)
+    parts = messages(2)
+    lives.say(lives.open(KERNEL, offer), *parts[:46])
+    lives.kill()
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(RECORD.pack(*record))
+    (session,) = lives.start()
+    lives.say(session, *parts)
+    assert lives.info()[-1] == "Dump complete"
+    lives.kill()
