@@ -66,7 +66,7 @@ class Dump:
         """``refuse`` and ``on_rewrite`` are told what ``CoreFile`` tells."""
         self.name = ""
         """``vmcore.HOST.N``; "" until ``begin``."""
-        self.pages = Pages()
+        self.pages = Pages(config.max_intervals)
         """What the journal lacks."""
         self._journaled = 0  # octets of it
         self.vmcore = CoreFile(
@@ -154,8 +154,9 @@ class Dump:
         acks need, where it is to be written anew: at first, and when it has grown much. May raise
         StoreError.
         """
+        grown = self._journaled > JOURNAL_GROWS + 2 * self._compact
+        anew = not self._journaled or grown or self.pages.lost
         octets = self.pages.take()
-        anew = not self._journaled or self._journaled > JOURNAL_GROWS + 2 * self._compact
         if anew:
             octets = head().pack() + self._all(state)
             self._journaled, self._compact = 0, len(octets)

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from enum import IntEnum
@@ -119,13 +120,21 @@ class Past:
 
 
 class Pages:
-    """Records that are not written yet."""
+    """Records that are not written yet; ``most`` at the most, for a client that gets no ack may
+    send for ever.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = sys.maxsize) -> None:
+        self.lost = False
+        """There were more: it has to be written anew."""
+        self._most = most
         self._pending: list[tuple[int, int, int]] = []
 
     def span(self, kind: Kind, start: int, end: int) -> None:
         """DATA, KEY or ACKED."""
+        if len(self._pending) >= self._most:
+            self.lost = True
+            self._pending.clear()
         last = self._pending[-1] if self._pending else (0, 0, 0)
         if last[0] == kind and last[2] == start:
             self._pending[-1] = (kind, last[1], end)
@@ -143,11 +152,12 @@ class Pages:
     def clear(self) -> None:
         """Nobody will write them."""
         self._pending.clear()
+        self.lost = False
 
     def take(self) -> bytes:
         """To be written now."""
         octets = b"".join(RECORD.pack(*record) for record in self._pending)
-        self._pending.clear()
+        self.clear()
         return octets
 
 

@@ -239,10 +239,11 @@ class Session:
         goes on without, and no journal tells less than what was acknowledged.
         """
         pages, acks = self.dump.pages, self.acks
+        fresh = acks.fresh()
         if not (self.local[0] and self._journals):
             pages.clear()
             return
-        for start, end in acks.fresh():
+        for start, end in fresh:
             pages.span(Kind.ACKED, start, end)
         if acks.longest != self._longest:
             self._longest = acks.longest

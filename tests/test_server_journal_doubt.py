@@ -33,6 +33,7 @@ from tests.server_rig import (
     herald,
     kdh,
     key,
+    vmcore,
 )
 from tests.test_server_journal import JOURNAL, LOCAL, OFFER, Lives, messages
 
@@ -315,4 +316,38 @@ def test_a_record_of_what_no_dump_has_is_none(
     (session,) = lives.start()
     lives.say(session, *parts)
     assert lives.info()[-1] == "Dump complete"
+    lives.kill()
+
+
+# --- what a client can make it remember -----------------------------------------------------------
+
+
+def test_a_client_that_gets_no_ack_makes_no_endless_journal(tmp_path: Path) -> None:
+    """Its seqnos are beyond all that a stock client has, its octets come one by one, the last
+    first: each is a record, none goes out with an ack, and all of them are one stretch."""
+    lives = Lives(tmp_path, max_intervals=100)
+    session = lives.open(KERNEL)
+    image = IMAGE[:5000]
+    for at in range(len(image) - 500, -1, -500):
+        octets = [vmcore(1 << 20, at + n, image[at + n : at + n + 1]) for n in range(499, -1, -1)]
+        assert not lives.say(session, *octets)
+    pages = lives.core.sessions[session].dump.pages
+    assert pages.lost, "there were more than a hundred"
+    assert lives.say(session, kdh(2, KernelDumpHeader(dumplength=len(image))))
+    lives.kill()
+    (session,) = lives.start()
+    assert lives.say(session, finished(3)), "all of it is known"
+    assert (tmp_path / FINAL).read_bytes() == image
+    lives.kill()
+
+
+def test_where_no_journal_is_kept_no_acks_are_remembered_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JournalFile, "begin", refuses)
+    lives = Lives(tmp_path)
+    session = lives.open(DRAWN, OFFER)
+    for message in messages(DRAWN + 1)[:50]:
+        lives.say(session, message)
+    assert lives.core.sessions[session].acks.fresh() == []
     lives.kill()
