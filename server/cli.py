@@ -48,6 +48,7 @@ NOTABLE: Final = frozenset(
         "incomplete",
         "resumed",
         "not-resumed",
+        "no-journal",
         "failed",
         "finish-refused",
         "refused",

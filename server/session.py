@@ -254,6 +254,9 @@ class Session:
             self._journals = False
             self.dump.end_journal()
             self.record.note(f"If the server is killed, this dump ends: {error}")
+            self.record.say("no-journal", message=str(error))
+            if self.state is State.RECEIVING:
+                self.life.write_info()
 
     def _head(self) -> Head:
         boot, synced = self.dump.lasts

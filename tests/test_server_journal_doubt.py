@@ -223,6 +223,18 @@ def refuses(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+def test_a_dump_without_a_journal_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the server is killed, nobody can say it any more."""
+    monkeypatch.setattr(JournalFile, "begin", refuses)
+    lives = Lives(tmp_path)
+    assert lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    assert lives.info()[-1].startswith("If the server is killed, this dump ends:")
+    assert lives.told.kinds()[-1] == "no-journal"
+    lives.kill()
+
+
 def test_a_journal_that_can_t_be_removed_is_emptied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
