@@ -276,6 +276,8 @@ class ServerCore:
     def _take_up(self, store: FileStore, octets: bytes, boot: str, now: float) -> Session | None:
         try:
             past = parse_journal(octets)
+            if past.head.client[0] != store.host:
+                raise BadJournal(f"a journal of {past.head.client[0]}'s")
         except BadJournal as error:
             self._say("not-resumed", ("", 0), dump=store.name, message=str(error))
             store.close()

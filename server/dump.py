@@ -180,12 +180,16 @@ class Dump:
         self._store.end_journal()
 
     @property
-    def lasts(self) -> tuple[str, bool]:
-        """The machine's boot, and whether what is kept outlasts it."""
-        return self._store.boot, self._store.synced
+    def lasts(self) -> tuple[int, str, bool]:
+        """Its file's inode, the machine's boot, and whether what is kept outlasts it. May raise
+        StoreError.
+        """
+        return self._store.inode, self._store.boot, self._store.synced
 
     def resume(self, past: Past, store: FileStore) -> None:
         """Go on where another life of the server was. May raise StoreError."""
+        if store.inode != past.head.file:
+            raise StoreError("another file has its name", errno.EEXIST)
         for start, end in past.data:
             self.vmcore.coverage.add(start, end)
         self.key.resume(past.key)

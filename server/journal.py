@@ -76,6 +76,8 @@ class Head:
     """What was taken of its offer."""
     local: tuple[str, int]
     """The session's socket."""
+    file: int
+    """The inode of the dump's file: people move files."""
     boot: str
     """The machine's, while the journal was written: Linux draws an id for each."""
     synced: bool
@@ -94,6 +96,7 @@ class Head:
             "seqno": self.seqno,
             "taken": self.taken,
             "local": self.local,
+            "file": self.file,
             "boot": self.boot,
             "synced": self.synced,
             "began": self.began,
@@ -206,6 +209,7 @@ def _head(octets: bytes) -> Head:
             seqno=_number(told["seqno"], 1 << 32),
             taken=_number(told["taken"], 1 << 8),
             local=_address(*told["local"]),
+            file=_number(told["file"], 1 << 64),
             boot=str(told["boot"]),
             synced=told["synced"] is True,
             opening=None if opening is None else Opening(*map(bytes.fromhex, opening)),

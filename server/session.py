@@ -259,13 +259,14 @@ class Session:
                 self.life.write_info()
 
     def _head(self) -> Head:
-        boot, synced = self.dump.lasts
+        file, boot, synced = self.dump.lasts
         herald = self.herald
         return Head(
             client=herald.client,
             seqno=herald.seqno,
             taken=herald.taken,
             local=self.local,
+            file=file,
             boot=boot,
             synced=synced,
             opening=self.opening,

@@ -109,6 +109,11 @@ class Store(Protocol):
         """The machine's, "" if it does not tell."""
         ...
 
+    @property
+    def inode(self) -> int:
+        """Of the dump's file."""
+        ...
+
     def journal(self, octets: bytes, anew: bool) -> None:
         """Append to the journal; ``anew``: they are all of it, or it is left as it was."""
         ...
@@ -426,12 +431,24 @@ class FileStore:
         return self._final or self._name("vmcore")
 
     @property
+    def host(self) -> str:
+        """Whose dump it is, as its files' names have it."""
+        return self._host
+
+    @property
     def size(self) -> int:
         """Octets of the dump's file."""
+        return self._stat().st_size
+
+    @property
+    def inode(self) -> int:
+        return self._stat().st_ino
+
+    def _stat(self) -> os.stat_result:
         try:
-            return os.fstat(self._core).st_size
+            return os.fstat(self._core)
         except OSError as error:
-            raise StoreError("can't tell the dump's size", error_code(error)) from error
+            raise StoreError("can't look at the dump's file", error_code(error)) from error
 
     def _pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
         views = [memoryview(data)] if data else []

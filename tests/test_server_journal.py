@@ -51,7 +51,9 @@ JOURNAL = f"journal.{HOST}.0"
 OFFER = 0x4E443201
 LOCAL = ("198.18.0.1", 40123)
 OPENING = Opening(bytes(4), b"herald", b"word", b"nonce" * 3)
-HEAD = Head(CLIENT, 1, 7, LOCAL, "boot", True, OPENING, Facts(5, "amd64", "lab\x1b1", "\N{SKULL}"))
+HEAD = Head(
+    CLIENT, 1, 7, LOCAL, 99, "boot", True, OPENING, Facts(5, "amd64", "lab\x1b1", "\N{SKULL}")
+)
 
 
 # --- the file -------------------------------------------------------------------------------------

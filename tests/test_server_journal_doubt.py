@@ -27,6 +27,7 @@ from tests.server_rig import (
     HOST,
     IMAGE,
     KERNEL,
+    PARTIAL,
     block,
     finished,
     frames,
@@ -362,4 +363,39 @@ def test_where_no_journal_is_kept_no_acks_are_remembered_for_it(
     for message in messages(DRAWN + 1)[:50]:
         lives.say(session, message)
     assert lives.core.sessions[session].acks.fresh() == []
+    lives.kill()
+
+
+# --- files that people have moved -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_a_dump_s_file_that_is_another_one_is_not_gone_on_with(tmp_path: Path, kind: str) -> None:
+    """Of the same length: nothing else would tell them apart, for a stock client."""
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:-2])
+    lives.kill()
+    path = tmp_path / PARTIAL
+    path.rename(tmp_path / "moved")
+    if kind == "file":
+        path.write_bytes(bytes(len(IMAGE)))
+    elif kind == "link":
+        path.symlink_to("moved")
+    else:
+        path.mkdir()
+    assert lives.start() == []
+    if kind == "file":
+        assert "another file has its name" in lives.info()[-1]
+    assert (tmp_path / "moved").read_bytes() == IMAGE
+    lives.kill()
+
+
+def test_another_host_s_journal_is_not_believed(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / path.name.replace(HOST, "198.18.0.77"))
+    assert lives.start() == []
+    assert lives.told.kinds()[-1] == "not-resumed"
     lives.kill()
