@@ -381,6 +381,10 @@ class FileStore:
             with suppress(FileNotFoundError):
                 self._key = self._reopen("key")
             self._core = self._reopen_core()
+            if self.synced:  # the earlier life may have been one that did not wait for the disk
+                for fd in (self._core, self._key, self._folder):
+                    if fd >= 0:
+                        os.fsync(fd)
         except OSError as error:
             self.close()
             raise StoreError(

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,25 @@ def test_a_crash_makes_nothing_of_a_finished_dump_verified(tmp_path: Path) -> No
     assert not lives.core.sessions
     assert not (tmp_path / JOURNAL).exists()
     lives.kill()
+
+
+def test_what_an_earlier_life_left_in_the_cache_is_forced_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the journal of one that comes up with --fsync always would say that it is there."""
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), key(DRAWN + 1, 0, KEY), *frames(IMAGE, DRAWN + 2))
+    lives.kill()
+    forced = []
+
+    def force(fd: int) -> None:
+        forced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr(os, "fsync", force)
+    with closing(DumpFolder(str(tmp_path), "always")) as again:
+        for store, _ in again.left_behind():
+            store.close()
+    assert forced == [PARTIAL, f"key.{HOST}.0", tmp_path.name]
 
 
 def test_a_machine_that_does_not_tell_its_boots_may_have_crashed(
