@@ -191,7 +191,12 @@ def _serve(args: argparse.Namespace, later: Later) -> int:
     try:
         address, port = shell.address
         events("ready", {"address": address, "port": port})
-        shell.take_up(core.take_up(folder.left_behind(), folder.boot, time.monotonic()))
+
+        def lost(dump: str, error: StoreError) -> None:
+            events("not-resumed", {"dump": dump, "message": str(error)})
+
+        left = folder.left_behind(lost)
+        shell.take_up(core.take_up(left, folder.boot, time.monotonic()))
         try:
             _tell_ready(args.ready_fd, address, port)
         except OSError as error:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from server.beside import Later, at_once
@@ -19,10 +18,14 @@ from server.journal_file import remove_unfinished
 from server.store import FileStore, FsyncPolicy, StoreError, error_code
 
 _MAX_PATH_PARTS: Final = 64
-#: Names that are looked at for journals.
+#: Names that are looked at for journals, those of folders among them.
 _MOST_NAMES: Final = 100_000
 _JOURNAL: Final = re.compile(r"journal\.([0-9A-Za-z:_.-]+)\.([0-9]{1,9})(\.new)?")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _untold(dump: str, error: StoreError) -> None:
+    """Nobody asks."""
 
 
 class DumpFolder:
@@ -47,28 +50,40 @@ class DumpFolder:
     def __call__(self, client: tuple[str, int], path: str) -> FileStore:
         return self._store(self._open(path), client[0])
 
-    def left_behind(self) -> Iterator[tuple[FileStore, bytes]]:
+    def left_behind(
+        self, on_lost: Callable[[str, StoreError], None] = _untold
+    ) -> Iterator[tuple[FileStore, bytes]]:
         """Dumps that a server which died has left under way, here and below: each one's store, and
-        its journal's octets. What can't be opened, or is another living server's, is left alone.
+        its journal's octets. What can't be opened, or is another living server's, is left alone;
+        of the former ``on_lost`` is told the dump's name.
         """
         seen = 0
-        for _, _, names, fd in os.fwalk(".", dir_fd=self._fd, onerror=None):
+        for path, folders, names, fd in os.fwalk(".", dir_fd=self._fd, onerror=None):
+            seen += len(folders) + len(names)
+            if path.count("/") >= _MAX_PATH_PARTS:
+                folders.clear()  # no client's path leads there
             for name in sorted(names):
-                seen += 1
                 match = _JOURNAL.fullmatch(name)
                 if match is None:
                     continue
                 if match[3]:
                     remove_unfinished(fd, name)
                     continue
-                with suppress(OSError, StoreError):
+                try:
                     store = self._store(os.open(".", _FOLDER, dir_fd=fd), match[1])
                     octets = store.resume(int(match[2]))
-                    if octets == b"":  # its dump had ended, and the server died before it was gone
-                        store.end_journal()
-                        store.close()
-                    elif octets is not None:
-                        yield store, octets
+                except OSError as error:
+                    lost = StoreError("can't open its folder again", error_code(error))
+                    on_lost(f"vmcore.{match[1]}.{match[2]}", lost)
+                    continue
+                except StoreError as error:
+                    on_lost(f"vmcore.{match[1]}.{match[2]}", error)
+                    continue
+                if octets == b"":  # its dump had ended, and the server died before it was gone
+                    store.end_journal()
+                    store.close()
+                elif octets is not None:
+                    yield store, octets
             if seen > _MOST_NAMES:
                 return
 

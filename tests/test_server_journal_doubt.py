@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -419,3 +420,31 @@ def test_another_host_s_journal_is_not_believed(tmp_path: Path) -> None:
     assert lives.start() == []
     assert lives.told.kinds()[-1] == "not-resumed"
     lives.kill()
+
+
+def test_a_journal_whose_dump_is_gone_is_told(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    (tmp_path / PARTIAL).unlink()
+    told = []
+    with closing(DumpFolder(str(tmp_path), "none")) as again:
+        assert not list(again.left_behind(lambda dump, error: told.append((dump, str(error)))))
+    assert told == [(FINAL, f"can't go on with {FINAL}: No such file or directory")]
+
+
+def test_a_folder_that_is_deeper_than_any_client_s_path_does_no_harm(tmp_path: Path) -> None:
+    """And none of what is there is a dump's."""
+    depth = 1200
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("below", dir_fd=at)
+        below = os.open("below", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    try:
+        with closing(DumpFolder(str(tmp_path), "none")) as again:
+            assert not list(again.left_behind())
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "below"], check=True)  # rmtree recurses, too
