@@ -191,11 +191,7 @@ def _serve(args: argparse.Namespace, later: Later) -> int:
     try:
         address, port = shell.address
         events("ready", {"address": address, "port": port})
-
-        def lost(dump: str, error: StoreError) -> None:
-            events("not-resumed", {"dump": dump, "message": str(error)})
-
-        left = folder.left_behind(lost)
+        left = folder.left_behind(core.not_resumed)
         shell.take_up(core.take_up(left, folder.boot, time.monotonic()))
         try:
             _tell_ready(args.ready_fd, address, port)

@@ -279,7 +279,7 @@ class ServerCore:
             if past.head.client[0] != store.host:
                 raise BadJournal(f"a journal of {past.head.client[0]}'s")
         except BadJournal as error:
-            self._say("not-resumed", ("", 0), dump=store.name, message=str(error))
+            self.not_resumed(store.name, str(error))
             store.close()
             return None
         head = past.head
@@ -295,11 +295,17 @@ class ServerCore:
         else:
             why = self._why_not(head, keys, crashed)
         if not why:
+            session.record.say("resumed")
             return session
         session.life.give_up(why)
-        if session.state is State.COMPLETE:  # it has ended well, and its client gets silence
+        if session.state is State.COMPLETE:  # it had ended well, and its client gets silence
+            self.not_resumed(store.name, why)
             self._forget(session)
         return None
+
+    def not_resumed(self, dump: str, why: str) -> None:
+        """A dump that was left under way, or its journal, can't be read, or is not believed."""
+        self._on_event("not-resumed", {"dump": dump, "message": why})
 
     def _why_not(self, head: Head, keys: SessionKeys | None, crashed: bool) -> str:
         """Why a dump can't be gone on with; "" if it can."""

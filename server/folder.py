@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from server.beside import Later, at_once
-from server.journal_file import remove_unfinished
+from server.journal_file import VOID_SIZE, remove_unfinished
 from server.store import FileStore, FsyncPolicy, StoreError, error_code
 
 _MAX_PATH_PARTS: Final = 64
@@ -22,10 +22,6 @@ _MAX_PATH_PARTS: Final = 64
 _MOST_NAMES: Final = 100_000
 _JOURNAL: Final = re.compile(r"journal\.([0-9A-Za-z:_.-]+)\.([0-9]{1,9})(\.new)?")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def _untold(dump: str, error: StoreError) -> None:
-    """Nobody asks."""
 
 
 class DumpFolder:
@@ -50,12 +46,10 @@ class DumpFolder:
     def __call__(self, client: tuple[str, int], path: str) -> FileStore:
         return self._store(self._open(path), client[0])
 
-    def left_behind(
-        self, on_lost: Callable[[str, StoreError], None] = _untold
-    ) -> Iterator[tuple[FileStore, bytes]]:
+    def left_behind(self, on_lost: Callable[[str, str], None]) -> Iterator[tuple[FileStore, bytes]]:
         """Dumps that a server which died has left under way, here and below: each one's store, and
         its journal's octets. What can't be opened, or is another living server's, is left alone;
-        of the former ``on_lost`` is told the dump's name.
+        of the former ``on_lost`` is told the dump's name, and why.
         """
         seen = 0
         for path, folders, names, fd in os.fwalk(".", dir_fd=self._fd, onerror=None):
@@ -74,12 +68,12 @@ class DumpFolder:
                     octets = store.resume(int(match[2]))
                 except OSError as error:
                     lost = StoreError("can't open its folder again", error_code(error))
-                    on_lost(f"vmcore.{match[1]}.{match[2]}", lost)
+                    on_lost(f"vmcore.{match[1]}.{match[2]}", str(lost))
                     continue
                 except StoreError as error:
-                    on_lost(f"vmcore.{match[1]}.{match[2]}", error)
+                    on_lost(f"vmcore.{match[1]}.{match[2]}", str(error))
                     continue
-                if octets == b"":  # its dump had ended, and the server died before it was gone
+                if octets is not None and len(octets) == VOID_SIZE:  # it could not be removed
                     store.end_journal()
                     store.close()
                 elif octets is not None:

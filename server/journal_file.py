@@ -16,6 +16,9 @@ from typing import Final
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 #: Octets of a journal that are read. One is written anew long before it has so many.
 _MOST: Final = 64 << 20
+#: Octets of a journal that says nothing any more. Not 0: that is what a crash of the machine leaves
+#: of one that was not forced to the disk, and its dump is to be named.
+VOID_SIZE: Final = 1
 
 
 class JournalFile:
@@ -67,10 +70,14 @@ class JournalFile:
         self.close()
         return None
 
-    def void(self) -> None:
-        """It says nothing any more, under whichever name."""
+    def void(self, synced: bool) -> None:
+        """It says nothing any more, under whichever name, and, if ``synced``, after a crash of the
+        machine.
+        """
         if self.fd >= 0:
-            os.ftruncate(self.fd, 0)
+            os.ftruncate(self.fd, VOID_SIZE)
+            if synced:
+                os.fsync(self.fd)
 
     def close(self) -> None:
         """Let go of it."""

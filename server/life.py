@@ -155,13 +155,13 @@ class Life:
         last line of its info file was ``told``. If it had, a later dump may be the latest by now.
         Of what a machine's crash may have damaged no manifest is made: it would call it right.
         """
-        if self.state is State.COMPLETE and crashed and not has_manifest:
-            self._record.note("No manifest: the machine crashed, and this may not be what came")
-            has_manifest = True
-        if self.state is State.COMPLETE and told != self._record.outcome:
-            if not has_manifest:
-                self._write_manifest()
-            self._publish()
+        if self.state is State.COMPLETE:
+            if crashed and not has_manifest:
+                self._record.note("No manifest: the machine crashed, and this may not be what came")
+            if told != self._record.outcome:
+                if not (crashed or has_manifest):
+                    self._write_manifest()
+                self._publish()
         self.write_info()
 
     def give_up(self, why: str) -> None:

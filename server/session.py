@@ -293,7 +293,6 @@ class Session:
         self.dump.resume(past, store)
         told = store.last_line
         self.record.note("The server was killed, and came up again")
-        self.record.say("resumed")
         self.life.end_resuming(store.has_manifest, told, crashed)
 
     @property

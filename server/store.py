@@ -360,7 +360,7 @@ class FileStore:
 
     def end_journal(self) -> None:
         with suppress(OSError):
-            self._journal.void()  # it may have been moved, or the folder be read-only
+            self._journal.void(self.synced)  # it may have been moved, or the folder be read-only
         with suppress(OSError, StoreError):
             if self._journal.fd >= 0:
                 self._require_ours(self._name("journal"), self._journal.fd)

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,35 +21,27 @@ from netdump.keys import Opening
 from netdump.opening import Facts
 from server import dump as server_dump
 from server.config import ServerConfig
-from server.core import ServerCore
 from server.folder import DumpFolder
 from server.journal import HEAD_SIZE, RECORD, BadJournal, Head, Kind, Pages, Past, parse
 from server.journal_file import JournalFile
 from server.life import State
 from server.shell import Shell
-from server.store import FileStore, Store
-from tests.fakes import Told
+from tests.journal_rig import JOURNAL, LOCAL, OFFER, Lives, messages
 from tests.server_rig import (
     CLIENT,
     DRAWN,
     FINAL,
-    HEADER,
     HOST,
     IMAGE,
     KERNEL,
     PARTIAL,
-    block,
     finished,
     frames,
-    herald,
     kdh,
     key,
     seqnos,
 )
 
-JOURNAL = f"journal.{HOST}.0"
-OFFER = 0x4E443201
-LOCAL = ("198.18.0.1", 40123)
 OPENING = Opening(bytes(4), b"herald", b"word", b"nonce" * 3)
 HEAD = Head(
     CLIENT, 1, 7, LOCAL, 99, "boot", True, OPENING, Facts(5, "amd64", "lab\x1b1", "\N{SKULL}")
@@ -100,61 +92,6 @@ def test_whatever_is_no_journal_is_refused_in_a_sentence(octets: bytes) -> None:
 
 
 # --- a server that is killed, again and again -----------------------------------------------------
-
-
-class Lives:
-    """A server over a folder, which is killed, and comes up again."""
-
-    def __init__(self, folder: Path, **config: object) -> None:
-        self.path = folder
-        self.config = ServerConfig(**config)  # type: ignore[arg-type]
-        self.told = Told()
-        self.now = 0.0
-        self._stores: list[FileStore] = []
-        self.start()
-
-    def start(self, boot: str | None = None) -> list[int]:
-        """The sessions that were taken up."""
-        self.folder = DumpFolder(str(self.path), "none")
-        self.core = ServerCore(self.config, self._store, self.told)
-        boot = self.folder.boot if boot is None else boot
-        sessions = self.core.take_up(self._left(), boot, self.now)
-        return [session.id for session in sessions]
-
-    def _store(self, client: tuple[str, int], path: str) -> Store:
-        self._stores.append(self.folder(client, path))
-        return self._stores[-1]
-
-    def _left(self) -> Iterator[tuple[FileStore, bytes]]:
-        for store, octets in self.folder.left_behind():
-            self._stores.append(store)
-            yield store, octets
-
-    def kill(self) -> None:
-        """As kill -9 does, nothing is said or written any more; its descriptors are closed."""
-        for store in self._stores:
-            store.close()
-        self._stores.clear()
-        self.folder.close()
-
-    def open(self, seqno: int, offer: int = 0) -> int:
-        reply = self.core.herald(CLIENT, herald(seqno, offer=offer), self.now)
-        assert reply is not None
-        self.core.has_socket(reply.session_id, LOCAL)
-        return reply.session_id
-
-    def say(self, session: int, *datagrams: bytes) -> list[bytes]:
-        acks = self.core.receive(session, *block(datagrams), self.now)
-        return [row.tobytes() for row in acks]
-
-    def info(self) -> list[str]:
-        return (self.path / f"info.{HOST}.0").read_text().splitlines()
-
-
-def messages(first: int) -> list[bytes]:
-    parts = frames(IMAGE, first)
-    last = first + len(parts)
-    return [*parts, kdh(last, HEADER), finished(last + 1)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 46, 200])
@@ -293,7 +230,7 @@ def begun(folder: Path) -> Lives:
 def test_a_living_server_s_dump_is_its_own(tmp_path: Path) -> None:
     lives = begun(tmp_path)
     with closing(DumpFolder(str(tmp_path), "none")) as folder:
-        assert list(folder.left_behind()) == []
+        assert list(folder.left_behind(lives.core.not_resumed)) == []
     assert lives.say(1, *messages(DRAWN + 1)[-2:]), "and goes on"
     lives.kill()
 

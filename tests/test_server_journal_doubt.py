@@ -19,9 +19,10 @@ from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
 from server.journal import HEAD_SIZE, RECORD, Kind
-from server.journal_file import JournalFile
+from server.journal_file import VOID_SIZE, JournalFile
 from server.store import FileStore
 from server.verify import verify
+from tests.journal_rig import JOURNAL, LOCAL, OFFER, Lives, messages
 from tests.server_rig import (
     CLIENT,
     DRAWN,
@@ -38,7 +39,6 @@ from tests.server_rig import (
     key,
     vmcore,
 )
-from tests.test_server_journal import JOURNAL, LOCAL, OFFER, Lives, messages
 
 KEY = bytes(range(256)) * 16
 
@@ -46,17 +46,21 @@ KEY = bytes(range(256)) * 16
 # --- the key block --------------------------------------------------------------------------------
 
 
-def test_a_key_is_on_the_disk_before_its_ack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With --fsync always. Without its key an encrypted dump is lost."""
-    forced = []
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is forced to the disk."""
+    names: list[str] = []
 
     def force(fd: int) -> None:
-        forced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        names.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
 
     monkeypatch.setattr(os, "fsync", force)
     monkeypatch.setattr(os, "fdatasync", force)
+    return names
+
+
+def test_a_key_is_on_the_disk_before_its_ack(tmp_path: Path, forced: list[str]) -> None:
+    """With --fsync always. Without its key an encrypted dump is lost."""
     core = ServerCore(ServerConfig(), DumpFolder(str(tmp_path), "always"))
     reply = core.herald(CLIENT, herald(DRAWN), 0.0)
     assert reply is not None
@@ -175,12 +179,16 @@ def test_the_latest_dump_stays_the_latest(tmp_path: Path) -> None:
 # --- the machine's crash --------------------------------------------------------------------------
 
 
-def test_a_crash_makes_nothing_of_a_finished_dump_verified(tmp_path: Path) -> None:
-    """It had its name, but its data and its manifest were not on the disk yet."""
+@pytest.mark.parametrize("told", [True, False])
+def test_a_crash_makes_nothing_of_a_finished_dump_verified(tmp_path: Path, told: bool) -> None:
+    """It had its name, but its data and its manifest were not on the disk yet; or nor was its end
+    in the info file."""
     lives = Lives(tmp_path)
     lives.say(lives.open(DRAWN), *messages(DRAWN + 1))
     lives.kill()
     (tmp_path / f"manifest.{HOST}.0").unlink()
+    if not told:
+        (tmp_path / f"info.{HOST}.0").write_text("\n".join(lives.info()[:-1]))
     (tmp_path / FINAL).write_bytes(bytes(len(IMAGE)))
     assert lives.start(boot="another") == []
     assert any(line.startswith("No manifest: the machine crashed") for line in lives.info())
@@ -192,22 +200,64 @@ def test_a_crash_makes_nothing_of_a_finished_dump_verified(tmp_path: Path) -> No
 
 
 def test_what_an_earlier_life_left_in_the_cache_is_forced_to_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forced: list[str]
 ) -> None:
     """Else the journal of one that comes up with --fsync always would say that it is there."""
     lives = Lives(tmp_path)
     lives.say(lives.open(DRAWN), key(DRAWN + 1, 0, KEY), *frames(IMAGE, DRAWN + 2))
     lives.kill()
-    forced = []
-
-    def force(fd: int) -> None:
-        forced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
-
-    monkeypatch.setattr(os, "fsync", force)
+    forced.clear()
     with closing(DumpFolder(str(tmp_path), "always")) as again:
-        for store, _ in again.left_behind():
+        for store, _ in again.left_behind(lives.core.not_resumed):
             store.close()
     assert forced == [PARTIAL, f"key.{HOST}.0", tmp_path.name]
+
+
+def test_a_journal_that_a_crash_left_empty_is_told(tmp_path: Path) -> None:
+    """Its name was on the disk, but not what it had: a dump that had ended looks otherwise."""
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    os.truncate(tmp_path / JOURNAL, 0)
+    assert lives.start(boot="another") == []
+    assert lives.told.kinds()[-1] == "not-resumed"
+    assert (tmp_path / JOURNAL).exists(), "it is left alone"
+    lives.kill()
+
+
+def test_a_journal_that_is_given_up_stays_so_after_a_crash(
+    tmp_path: Path, forced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --fsync always. What is acknowledged from there on, the old one would not tell."""
+    lives = Lives(tmp_path, fsync="always")
+    session = lives.open(DRAWN)
+    parts = messages(DRAWN + 1)
+    lives.say(session, *parts[:20])
+    forced.clear()
+    monkeypatch.setattr(JournalFile, "append", refuses)
+    assert lives.say(session, *parts[20:40])
+    assert forced[-1] == f"journal.{HOST}.0", "its end"
+    lives.kill()
+
+
+def test_a_complete_dump_that_is_another_file_now_is_told(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1))
+    lives.kill()
+    (tmp_path / FINAL).rename(tmp_path / "moved")
+    (tmp_path / FINAL).write_bytes(IMAGE)
+    assert lives.start() == []
+    assert lives.told.kinds()[-1] == "not-resumed"
+    lives.kill()
+
+
+def test_a_dump_that_is_not_gone_on_with_is_not_told_as_if_it_were(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
+    lives.kill()
+    assert lives.start(boot="another") == []
+    assert "resumed" not in lives.told.kinds()
+    lives.kill()
 
 
 def test_a_machine_that_does_not_tell_its_boots_may_have_crashed(
@@ -269,7 +319,7 @@ def test_a_journal_that_can_t_be_removed_is_emptied(
         patch.setattr(JournalFile, "append", refuses)
         patch.setattr(os, "unlink", refuses)
         assert lives.say(session, *parts[20:40])
-    assert (tmp_path / JOURNAL).stat().st_size == 0
+    assert (tmp_path / JOURNAL).stat().st_size == VOID_SIZE
     lives.kill()
     assert lives.start() == []
     assert not (tmp_path / JOURNAL).exists()
@@ -429,7 +479,7 @@ def test_a_journal_whose_dump_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / PARTIAL).unlink()
     told = []
     with closing(DumpFolder(str(tmp_path), "none")) as again:
-        assert not list(again.left_behind(lambda dump, error: told.append((dump, str(error)))))
+        assert not list(again.left_behind(lambda *lost: told.append(lost)))
     assert told == [(FINAL, f"can't go on with {FINAL}: No such file or directory")]
 
 
@@ -445,6 +495,6 @@ def test_a_folder_that_is_deeper_than_any_client_s_path_does_no_harm(tmp_path: P
     os.close(at)
     try:
         with closing(DumpFolder(str(tmp_path), "none")) as again:
-            assert not list(again.left_behind())
+            assert not list(again.left_behind(lambda *_: None))
     finally:
         subprocess.run(["rm", "-rf", tmp_path / "below"], check=True)  # rmtree recurses, too

@@ -205,7 +205,7 @@ class Server(RuleBasedStateMachine):
             store.close()
         self.core = ServerCore(self.config, self.open_store)
         folder = DumpFolder(str(self.folder), "none")
-        left = list(folder.left_behind())
+        left = list(folder.left_behind(self.core.not_resumed))
         self.stores = [store for store, _ in left]
         self.core.take_up(left, folder.boot, self.now)
         folder.close()

@@ -156,7 +156,7 @@ class InProcessServer(Simulated):
     def _taken_up(self) -> list[Taken]:
         if self.core is None or self._folder is None:
             return []
-        left = self._left_behind(self._folder)
+        left = self._left_behind(self._folder, self.core.not_resumed)
         sessions = self.core.take_up(left, self._folder.boot, self._host.now_ns / 1e9)
         return [(one.id, one.herald.client, one.local[1]) for one in sessions]
 
@@ -185,8 +185,10 @@ class InProcessServer(Simulated):
         self._stores.append(kept)
         return kept
 
-    def _left_behind(self, folder: DumpFolder) -> Iterator[tuple[FileStore, bytes]]:
+    def _left_behind(
+        self, folder: DumpFolder, on_lost: Callable[[str, str], None]
+    ) -> Iterator[tuple[FileStore, bytes]]:
         """What an earlier life has left is no story's to spoil: it has its faults behind it."""
-        for store, octets in folder.left_behind():
+        for store, octets in folder.left_behind(on_lost):
             self._stores.append(store)
             yield store, octets
