@@ -192,7 +192,7 @@ def _serve(args: argparse.Namespace, later: Later) -> int:
         address, port = shell.address
         events("ready", {"address": address, "port": port})
         left = folder.left_behind(core.not_resumed)
-        shell.take_up(core.take_up(left, folder.boot, time.monotonic()))
+        shell.take_up(core.take_up(left, folder.machine.boot, time.monotonic()))
         try:
             _tell_ready(args.ready_fd, address, port)
         except OSError as error:

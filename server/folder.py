@@ -15,6 +15,7 @@ from typing import Final
 
 from server.beside import Later, at_once
 from server.journal_file import VOID_SIZE, remove_unfinished
+from server.machine import Machine, this_machine
 from server.store import FileStore, FsyncPolicy, StoreError, error_code
 
 _MAX_PATH_PARTS: Final = 64
@@ -27,16 +28,21 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class DumpFolder:
     """The dump folder; calling it makes a FileStore (a ``StoreFactory``)."""
 
-    def __init__(self, path: str, fsync: FsyncPolicy = "finish", later: Later = at_once) -> None:
-        """``later``: see ``FileStore``."""
+    def __init__(
+        self,
+        path: str,
+        fsync: FsyncPolicy = "finish",
+        later: Later = at_once,
+        machine: Machine | None = None,
+    ) -> None:
+        """``later``: see ``FileStore``. ``machine``: that of the folder; None: this one."""
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise StoreError(f"can't open the dump folder {path!r}", error_code(error)) from error
         self._fsync: FsyncPolicy = fsync
         self._later = later
-        self.boot = _boot_id()
-        """The machine's, "" if it does not tell."""
+        self.machine = machine or this_machine()
         try:
             _check_writable(self._fd, path)
         except StoreError:
@@ -85,7 +91,7 @@ class DumpFolder:
         os.close(self._fd)
 
     def _store(self, fd: int, host: str) -> FileStore:
-        return FileStore(fd, host, self._fsync, self._later, self.boot)
+        return FileStore(fd, host, self._fsync, self._later, self.machine)
 
     def _open(self, path: str) -> int:
         parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -109,15 +115,6 @@ class DumpFolder:
             os.close(fd)
             raise
         return fd
-
-
-def _boot_id() -> str:
-    """random(4); "" where there is none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _check_writable(fd: int, path: str) -> None:

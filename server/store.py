@@ -31,9 +31,9 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from netdump.errors import NetdumpError
 from server.beside import Later, at_once
 from server.journal_file import JournalFile
+from server.machine import SILENT, Machine
 
 #: When bytes are forced to the disk: never, before FINISHED is acknowledged, before each ack.
 FsyncPolicy = Literal["none", "finish", "always"]
@@ -170,10 +171,10 @@ class FileStore:
         host: str,
         fsync: FsyncPolicy = "finish",
         later: Later = at_once,
-        boot: str = "",
+        machine: Machine = SILENT,
     ) -> None:
-        """``later``: a thread pool's ``submit``. ``boot``: an id of the machine's boot."""
-        self.boot = boot
+        """``later``: a thread pool's ``submit``. ``machine``: that of the folder."""
+        self._machine = machine
         self.later = later
         self._folder = folder_fd
         # Numeric addresses pass unchanged; nothing else can name another file.
@@ -442,17 +443,17 @@ class FileStore:
     @property
     def size(self) -> int:
         """Octets of the dump's file."""
-        return self._stat().st_size
+        with _looking():
+            return os.fstat(self._core).st_size
 
     @property
     def inode(self) -> int:
-        return self._stat().st_ino
+        with _looking():
+            return self._machine.inode(self._core)
 
-    def _stat(self) -> os.stat_result:
-        try:
-            return os.fstat(self._core)
-        except OSError as error:
-            raise StoreError("can't look at the dump's file", error_code(error)) from error
+    @property
+    def boot(self) -> str:
+        return self._machine.boot
 
     def _pwrite_all(self, fd: int, data: bytes, offset: int) -> None:
         views = [memoryview(data)] if data else []
@@ -598,6 +599,14 @@ def _close(fds: Iterable[int]) -> None:
             # The kernel may report a late write error here; the fd is gone all the same.
             with suppress(OSError):
                 os.close(fd)
+
+
+@contextmanager
+def _looking() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError("can't look at the dump's file", error_code(error)) from error
 
 
 def _behind(views: list[memoryview], count: int) -> list[memoryview]:

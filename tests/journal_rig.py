@@ -33,7 +33,7 @@ class Lives:
         """The sessions that were taken up."""
         self.folder = DumpFolder(str(self.path), self._fsync)
         self.core = ServerCore(self.config, self._store, self.told)
-        boot = self.folder.boot if boot is None else boot
+        boot = self.folder.machine.boot if boot is None else boot
         sessions = self.core.take_up(self._left(), boot, self.now)
         return [session.id for session in sessions]
 

@@ -21,6 +21,8 @@ from bench.story.synthetic import SyntheticStory
 from bench.tiers import ROWS, Row
 from bench.verdict import CaseResult, RunResult
 from guest.synthetic import MachineConfig, SyntheticMachine
+from server import folder
+from server.machine import Machine
 from tests.foreign import with_memory, with_sweep
 from tests.patience import HANG_S
 from tests.qemu_rig import children, interfaces
@@ -164,9 +166,15 @@ def left(runs: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.sim
-def test_the_same_seed_leaves_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
-    for folder, seed in (("one", 3), ("two", 3), ("other", 4)):
-        assert played(made(LIVELY), "sim", tmp_path / folder, seed).passed
+def test_the_same_seed_leaves_the_same_bytes_and_another_seed_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another boot of the machine, too."""
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
+        assert played(made(LIVELY), "sim", tmp_path / name, seed).passed
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "this_machine", lambda: Machine("another boot"))
+        assert played(made(LIVELY), "sim", tmp_path / "later", 3).passed
     elsewhere = tmp_path / "elsewhere"
     subprocess.run(
         [sys.executable, "-c", _PLAY, str(elsewhere)],
@@ -181,6 +189,7 @@ def test_the_same_seed_leaves_the_same_bytes_and_another_seed_others(tmp_path: P
     assert sum("/dumps/vmcore." in name for name in one) >= 2
     assert left(tmp_path / "two") == one
     assert left(elsewhere) == one
+    assert left(tmp_path / "later") == one
     other = left(tmp_path / "other")
     for name in one:
         if Path(name).name.startswith(("wire", "events", "vmcore")):

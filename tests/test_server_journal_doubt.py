@@ -20,6 +20,7 @@ from server.core import ServerCore
 from server.folder import DumpFolder
 from server.journal import HEAD_SIZE, RECORD, Kind
 from server.journal_file import VOID_SIZE, JournalFile
+from server.machine import SILENT
 from server.store import FileStore
 from server.verify import verify
 from tests.journal_rig import JOURNAL, LOCAL, OFFER, Lives, messages
@@ -264,7 +265,7 @@ def test_a_machine_that_does_not_tell_its_boots_may_have_crashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No /proc, or no Linux."""
-    monkeypatch.setattr(folder, "_boot_id", str)
+    monkeypatch.setattr(folder, "this_machine", lambda: SILENT)
     lives = Lives(tmp_path)
     lives.say(lives.open(DRAWN), *messages(DRAWN + 1)[:20])
     lives.kill()

@@ -207,7 +207,7 @@ class Server(RuleBasedStateMachine):
         folder = DumpFolder(str(self.folder), "none")
         left = list(folder.left_behind(self.core.not_resumed))
         self.stores = [store for store, _ in left]
-        self.core.take_up(left, folder.boot, self.now)
+        self.core.take_up(left, folder.machine.boot, self.now)
         folder.close()
         after = {one.local: number for number, one in self.core.sessions.items()}
         lives = {n: after[one.local] for n, one in before.items() if one.local in after}

@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from bench.servers import ServerProtocol
 from bench.servers.names import OURS, DumpNames, StoredDump
@@ -23,8 +23,12 @@ from netdump.messages import HERALD_PORT
 from server.config import ServerConfig
 from server.core import ServerCore
 from server.folder import DumpFolder
+from server.machine import Machine
 from server.refusals import OnEvent
 from server.store import FileStore, FsyncPolicy, Store
+
+#: The same at each run: what is stored depends on the seed alone.
+_IN_MEMORY: Final = Machine("in memory", lambda _fd: 0)
 
 
 class Simulated(ABC):
@@ -146,7 +150,7 @@ class InProcessServer(Simulated):
         return self.core is not None
 
     def _bring_up(self) -> ServerCore:
-        self._folder = DumpFolder(str(self.dumpdir), self._fsync)
+        self._folder = DumpFolder(str(self.dumpdir), self._fsync, machine=_IN_MEMORY)
         # A secret that no other life has: what a real one draws.
         self._lives += 1
         secret = self._lives.to_bytes(KEY_SIZE, "big")
@@ -157,7 +161,7 @@ class InProcessServer(Simulated):
         if self.core is None or self._folder is None:
             return []
         left = self._left_behind(self._folder, self.core.not_resumed)
-        sessions = self.core.take_up(left, self._folder.boot, self._host.now_ns / 1e9)
+        sessions = self.core.take_up(left, self._folder.machine.boot, self._host.now_ns / 1e9)
         return [(one.id, one.herald.client, one.local[1]) for one in sessions]
 
     def _finish(self) -> None:
